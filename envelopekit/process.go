@@ -1,0 +1,524 @@
+package envelopekit
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	weaverruntime "github.com/ServiceWeaver/weaver/runtime"
+	"github.com/ServiceWeaver/weaver/runtime/deployers"
+	"github.com/ServiceWeaver/weaver/runtime/envelope"
+	"github.com/ServiceWeaver/weaver/runtime/protomsg"
+	"github.com/ServiceWeaver/weaver/runtime/protos"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// deployerControl is the component through which a weavelet calls its
+	// deployer; the constant is internal upstream.
+	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
+
+	// maxSocketPath is what fits into sockaddr_un on every platform (104 bytes
+	// on darwin, 108 on Linux, a NUL included). A longer path would hang.
+	maxSocketPath = 103
+
+	// maxOutstanding bounds the calls to one weavelet that wait for an answer.
+	maxOutstanding = 32
+
+	// killWait is how long a process may take to die of SIGKILL.
+	killWait = 5 * time.Second
+
+	// outputWait is how long output may keep coming after the exit, from
+	// children that inherited it.
+	outputWait = 500 * time.Millisecond
+)
+
+// ProcessLauncher starts weavelets as processes of this machine, each in a
+// process group of its own, so that ctrl-C in a terminal reaches only the
+// deployer. The zero value is ready for use. A ProcessLauncher must not be
+// copied after its first use.
+//
+// On Linux the weavelets end with this process, even if it is killed: nobody
+// could serve them any more, and a weavelet that is not served wedges. When a
+// weavelet ends, what is left of its process group is killed.
+type ProcessLauncher struct {
+	// Dir is where each weavelet gets a directory for its sockets, removed
+	// when it ends. Empty means os.TempDir(). It must be short: a socket's
+	// path is limited to about 100 bytes.
+	Dir string
+
+	// MaxLine is the longest line of output that becomes one log entry. Longer
+	// ones are cut, and every piece but the last is marked with the attribute
+	// [PartialAttr]. Zero means 64 KiB.
+	MaxLine int
+
+	// Logger gets the messages of the connections to weavelets. Nil discards
+	// them.
+	Logger *slog.Logger
+}
+
+// Launch implements [Launcher].
+func (l *ProcessLauncher) Launch(ctx context.Context, spec Spec, h envelope.EnvelopeHandler) (Weavelet, error) {
+	w, err := l.launch(ctx, spec, h)
+	if err != nil {
+		return nil, fmt.Errorf("start replica %d of group %s: %w", spec.Replica, spec.Group, err)
+	}
+	return w, nil
+}
+
+func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.EnvelopeHandler) (Weavelet, error) {
+	dir, err := os.MkdirTemp(l.Dir, "wk")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for sockets: %w", err)
+	}
+	if longest := filepath.Join(dir, "_uds9999999999"); len(longest) > maxSocketPath {
+		os.Remove(dir)
+		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter directory (ProcessLauncher.Dir or TMPDIR)", dir, maxSocketPath)
+	}
+	logger := l.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+
+	life, end := context.WithCancel(context.Background())
+	p := &process{
+		spec:   spec,
+		dir:    dir,
+		end:    end,
+		exited: make(chan struct{}),
+		done:   make(chan struct{}),
+		calls:  make(chan struct{}, maxOutstanding),
+	}
+
+	// The deployer's socket listens before the process starts, so that the
+	// weavelet's first attempt to connect succeeds; a failed one would cost it
+	// a wait of 10 ms and more.
+	socket, err := net.Listen("unix", filepath.Join(dir, "d"))
+	if err != nil {
+		end()
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	args := protomsg.Clone(spec.Args)
+	args.ControlSocket = filepath.Join(dir, "w")
+	args.Redirects = []*protos.WeaveletArgs_Redirect{{
+		Component: deployerControl,
+		Target:    deployerControl,
+		Address:   "unix://" + socket.Addr().String(),
+	}}
+	p.socket = &countingListener{Listener: socket, idle: make(chan struct{}, 1)}
+	p.wg.Go(func() {
+		// The error tells only that life has ended.
+		_ = deployers.ServeComponents(life, p.socket, logger, map[string]any{deployerControl: h})
+	})
+	if err := p.start(args, l.MaxLine, h); err != nil {
+		end()
+		p.wg.Wait()
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	// From here on the process's end cleans up, and closes done.
+
+	if err := p.connect(ctx, life, args, logger); err != nil {
+		return nil, errors.Join(err, p.kill())
+	}
+	return p, nil
+}
+
+// A process is a weavelet that runs as a process of this machine.
+type process struct {
+	spec    Spec
+	dir     string
+	end     context.CancelFunc // ends the connections
+	wg      sync.WaitGroup     // the deployer's socket, the output pumps
+	socket  *countingListener
+	cmd     *exec.Cmd
+	tail    tail
+	control control
+	address string
+	calls   chan struct{} // a slot for each call that waits for an answer
+
+	exited chan struct{} // closed when the process has exited
+	done   chan struct{} // closed when all is cleaned up
+	err    error         // how it ended; valid after exited is closed
+}
+
+// control are the calls that a weavelet answers. Upstream's type for them is
+// internal; its methods are not.
+type control interface {
+	UpdateComponents(context.Context, *protos.UpdateComponentsRequest) (*protos.UpdateComponentsReply, error)
+	UpdateRoutingInfo(context.Context, *protos.UpdateRoutingInfoRequest) (*protos.UpdateRoutingInfoReply, error)
+	GetHealth(context.Context, *protos.GetHealthRequest) (*protos.GetHealthReply, error)
+	GetLoad(context.Context, *protos.GetLoadRequest) (*protos.GetLoadReply, error)
+	GetMetrics(context.Context, *protos.GetMetricsRequest) (*protos.GetMetricsReply, error)
+	GetProfile(context.Context, *protos.GetProfileRequest) (*protos.GetProfileReply, error)
+}
+
+// start starts the process and the goroutines that read its output and wait
+// for its end.
+func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.EnvelopeHandler) error {
+	encoded, err := proto.Marshal(args)
+	if err != nil {
+		return fmt.Errorf("encode the weavelet's arguments: %w", err)
+	}
+	stdout, outw, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	stderr, errw, err := os.Pipe()
+	if err != nil {
+		stdout.Close()
+		outw.Close()
+		return err
+	}
+	p.cmd = exec.Command(p.spec.Config.Binary, p.spec.Config.Args...)
+	p.cmd.Stdout, p.cmd.Stderr = outw, errw
+	p.cmd.Env = append(os.Environ(), weaverruntime.WeaveletArgsKey+"="+base64.StdEncoding.EncodeToString(encoded))
+	p.cmd.Env = append(p.cmd.Env, p.spec.Config.Env...)
+	p.cmd.SysProcAttr = sysProcAttr()
+
+	// On Linux a process dies with the thread that started it (that is how it
+	// dies with the deployer), so that thread stays with it.
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		outw.Close()
+		errw.Close()
+		started <- err
+		if err == nil {
+			p.wait(stdout, stderr)
+		}
+	}()
+	if err := <-started; err != nil {
+		stdout.Close()
+		stderr.Close()
+		return err
+	}
+
+	pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
+	p.wg.Go(func() { pump.run("stdout", stdout) })
+	p.wg.Go(func() { pump.run("stderr", stderr) })
+	return nil
+}
+
+// wait waits for the process's end and cleans up after it. It runs on the
+// thread that started the process.
+func (p *process) wait(stdout, stderr io.Closer) {
+	waitGroup(p.cmd)
+	err := p.cmd.Wait()
+	p.err = exitError(p.cmd, err)
+	close(p.exited)
+	// What the weavelet said last is still in the pipes and the socket; both
+	// end by themselves, unless somebody else holds them open.
+	cut := time.AfterFunc(outputWait, func() {
+		stdout.Close()
+		stderr.Close()
+		p.end()
+	})
+	p.socket.awaitIdle(outputWait)
+	p.end()
+	p.wg.Wait()
+	cut.Stop()
+	stdout.Close()
+	stderr.Close()
+	os.RemoveAll(p.dir)
+	close(p.done)
+}
+
+// connect waits for the weavelet's control socket and initializes it. ctx
+// bounds this step, life the connection.
+func (p *process) connect(ctx, life context.Context, args *protos.WeaveletArgs, logger *slog.Logger) error {
+	if err := p.awaitSocket(ctx, args.ControlSocket); err != nil {
+		return err
+	}
+
+	// Upstream's envelope holds the only client there is for the control
+	// socket, and invents the socket's path: point the next few paths it can
+	// invent at the socket that is there already, so that its first attempt to
+	// connect succeeds. The number after the last known one can be off when
+	// others invent paths at the same time; adopted.Start mends that.
+	life, abandon := context.WithCancel(life)
+	keep := context.AfterFunc(ctx, abandon)
+	var n int
+	if _, err := fmt.Sscanf(filepath.Base(deployers.NewUnixSocketPath(p.dir)), "_uds%d", &n); err == nil {
+		for i := n + 1; i <= n+8; i++ {
+			_ = os.Symlink("w", filepath.Join(p.dir, fmt.Sprintf("_uds%d", i)))
+		}
+	}
+	e, err := envelope.NewEnvelope(life, args, p.spec.Config, envelope.Options{
+		TmpDir: p.dir,
+		Logger: logger,
+		Child:  &adopted{target: args.ControlSocket},
+	})
+	if !keep() && err == nil {
+		err = ctx.Err() // too late: abandon runs
+	}
+	if err != nil {
+		abandon()
+		return p.startError(ctx, err)
+	}
+	p.control = e.WeaveletControl()
+	p.address = e.WeaveletAddress()
+	return nil
+}
+
+// awaitSocket returns once the socket exists.
+func (p *process) awaitSocket(ctx context.Context, path string) error {
+	const most = 10 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for wait := 500 * time.Microsecond; ; wait = min(wait*5/4, most) {
+		select {
+		case <-timer.C:
+		case <-p.exited:
+			return p.startError(ctx, ErrEnded)
+		case <-ctx.Done():
+			return p.startError(ctx, ctx.Err())
+		}
+		if _, err := os.Lstat(path); err == nil {
+			return nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		timer.Reset(wait)
+	}
+}
+
+// startError returns the reason why the weavelet did not come up.
+func (p *process) startError(ctx context.Context, err error) error {
+	select {
+	case <-p.exited:
+		if err := p.Err(); err != nil {
+			return err
+		}
+		// To the caller it is as good as a failure.
+		return &ExitError{Pid: p.cmd.Process.Pid, Output: p.tail.lines()}
+	default:
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return fmt.Errorf("process %d did not initialize: %w", p.cmd.Process.Pid, err)
+}
+
+// kill ends the process by force and waits until it is gone.
+func (p *process) kill() error {
+	killGroup(p.cmd)
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(killWait):
+		return fmt.Errorf("process %d survives SIGKILL for %v", p.cmd.Process.Pid, killWait)
+	}
+}
+
+// Stop implements [Weavelet].
+func (p *process) Stop(ctx context.Context) error {
+	if ctx.Err() == nil {
+		terminate(p.cmd)
+		select {
+		case <-p.done:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	return p.kill()
+}
+
+// Address implements [Weavelet].
+func (p *process) Address() string { return p.address }
+
+// Pid implements [Weavelet].
+func (p *process) Pid() (int, bool) { return p.cmd.Process.Pid, true }
+
+// Done implements [Weavelet].
+func (p *process) Done() <-chan struct{} { return p.exited }
+
+// Err implements [Weavelet].
+func (p *process) Err() error {
+	select {
+	case <-p.exited:
+	default:
+		return nil
+	}
+	select {
+	case <-p.done: // the error has the last output
+	case <-time.After(2 * outputWait):
+	}
+	if exit, ok := errors.AsType[*ExitError](p.err); ok {
+		detailed := *exit
+		detailed.Output = p.tail.lines()
+		return &detailed
+	}
+	return p.err
+}
+
+// UpdateComponents implements [Weavelet].
+func (p *process) UpdateComponents(ctx context.Context, components []string) error {
+	_, err := call(ctx, p, p.control.UpdateComponents, &protos.UpdateComponentsRequest{Components: components})
+	return err
+}
+
+// UpdateRouting implements [Weavelet].
+func (p *process) UpdateRouting(ctx context.Context, routing *protos.RoutingInfo) error {
+	_, err := call(ctx, p, p.control.UpdateRoutingInfo, &protos.UpdateRoutingInfoRequest{RoutingInfo: routing})
+	return err
+}
+
+// Health implements [Weavelet].
+func (p *process) Health(ctx context.Context) (*protos.GetHealthReply, error) {
+	return call(ctx, p, p.control.GetHealth, &protos.GetHealthRequest{})
+}
+
+// Load implements [Weavelet].
+func (p *process) Load(ctx context.Context) (*protos.LoadReport, error) {
+	reply, err := call(ctx, p, p.control.GetLoad, &protos.GetLoadRequest{})
+	return reply.GetLoad(), err
+}
+
+// Metrics implements [Weavelet].
+func (p *process) Metrics(ctx context.Context) (*protos.MetricUpdate, error) {
+	reply, err := call(ctx, p, p.control.GetMetrics, &protos.GetMetricsRequest{})
+	return reply.GetUpdate(), err
+}
+
+// Profile implements [Weavelet].
+func (p *process) Profile(ctx context.Context, req *protos.GetProfileRequest) ([]byte, error) {
+	reply, err := call(ctx, p, p.control.GetProfile, req)
+	return reply.GetData(), err
+}
+
+// call makes a call that returns when ctx or the weavelet ends. The client
+// below obeys its context while it waits for an answer, but not while it
+// writes into the full socket of a stopped weavelet, so the call gets a
+// goroutine that can be left behind; it ends with the process at the latest.
+func call[Req, Reply any](ctx context.Context, p *process, f func(context.Context, Req) (Reply, error), req Req) (Reply, error) {
+	type result struct {
+		reply Reply
+		err   error
+	}
+	var none Reply
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	select {
+	case <-p.exited:
+		return none, ErrEnded
+	case p.calls <- struct{}{}:
+	default:
+		return none, fmt.Errorf("the weavelet does not answer: %d calls to it are waiting", maxOutstanding)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := make(chan result, 1)
+	go func() {
+		defer func() { <-p.calls }()
+		reply, err := f(ctx, req)
+		c <- result{reply, err}
+	}()
+	select {
+	case r := <-c:
+		return r.reply, r.err
+	case <-p.exited:
+		return none, ErrEnded
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// adopted is the envelope.Child of a process that runs already.
+type adopted struct {
+	target string // the control socket it listens on
+}
+
+// Start makes the control socket's invented path lead to the real one. It runs
+// after the envelope's client has begun to connect, and before the first call.
+func (a *adopted) Start(ctx context.Context, _ *protos.AppConfig, args *protos.WeaveletArgs) error {
+	if err := os.Symlink(a.target, args.ControlSocket); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// The first call fails, and then waits 10 ms, if the handshake is not over.
+	select {
+	case <-time.After(2 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (*adopted) Wait() error           { return nil }
+func (*adopted) Stdout() io.ReadCloser { return nil }
+func (*adopted) Stderr() io.ReadCloser { return nil }
+func (*adopted) Pid() (int, bool)      { return 0, false }
+
+// A countingListener knows whether connections that it accepted are open.
+type countingListener struct {
+	net.Listener
+	idle chan struct{} // gets a value when the last open connection closes
+
+	mu   sync.Mutex // guards the following
+	open int
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.add(1)
+	return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.add(-1) })}, nil
+}
+
+func (l *countingListener) add(n int) {
+	l.mu.Lock()
+	l.open += n
+	idle := l.open == 0
+	l.mu.Unlock()
+	if idle {
+		select {
+		case l.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// awaitIdle waits until no connection is open, for at most the given time.
+func (l *countingListener) awaitIdle(most time.Duration) {
+	deadline := time.After(most)
+	for {
+		l.mu.Lock()
+		open := l.open
+		l.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		select {
+		case <-l.idle:
+		case <-deadline:
+			return
+		}
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *countedConn) Close() error {
+	err := c.Conn.Close()
+	c.release()
+	return err
+}

@@ -1,0 +1,28 @@
+package envelopekit
+
+import (
+	"errors"
+	"os/exec"
+	"syscall"
+)
+
+// sysProcAttr keeps ctrl-C in a console from reaching the process.
+func sysProcAttr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
+}
+
+func waitGroup(*exec.Cmd) {}
+
+// terminate ends the process by force: Windows has no SIGTERM.
+func terminate(cmd *exec.Cmd) { _ = cmd.Process.Kill() }
+
+func killGroup(cmd *exec.Cmd) { _ = cmd.Process.Kill() }
+
+// exitError says how a process ended; nil for status 0.
+func exitError(cmd *exec.Cmd, err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	return &ExitError{Pid: cmd.Process.Pid, Status: exit.ExitCode()}
+}

@@ -1,0 +1,332 @@
+package envelopekit
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/ServiceWeaver/weaver/runtime/protomsg"
+	"github.com/ServiceWeaver/weaver/runtime/protos"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weaverkit/weaverkit/envelopekit/placement"
+)
+
+// A component is what the deployment knows of one. Fields after group are
+// guarded by Deployment.mu; messages they point to are never modified.
+type component struct {
+	name  string
+	group *group
+
+	active      bool
+	routed      bool
+	assignment  *protos.Assignment // the newest, if routed
+	assigned    uint64             // the last version of an assignment
+	routing     *protos.RoutingInfo
+	version     uint64 // of routing; 0 before the first
+	subscribers map[*replica]bool
+}
+
+// A subscription says how much of a component's routing a weavelet was told.
+type subscription struct {
+	component *component
+	version   uint64
+}
+
+// toldForGood is the version of a subscription that never needs an update.
+const toldForGood = math.MaxUint64
+
+// A message is something to tell a weavelet.
+type message struct {
+	what    string
+	send    func(context.Context, Weavelet) error
+	version uint64
+	sub     *subscription // nil for a component set
+}
+
+// activate makes the component run somewhere, and r learn where.
+func (d *Deployment) activate(r *replica, name string, routed bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, ok := d.components[name]
+	if !ok {
+		return fmt.Errorf("the application has no component of this name")
+	}
+	d.activateLocked(c, routed)
+	d.subscribeLocked(r, c)
+	return nil
+}
+
+func (d *Deployment) activateLocked(c *component, routed bool) {
+	g := c.group
+	if routed && !c.routed {
+		c.routed = true
+		if !g.assigning {
+			g.assigning = true
+			d.wg.Go(func() { d.assign(g) })
+		}
+		for _, s := range g.slots {
+			if s.replica != nil {
+				d.subscribeLocked(s.replica, c)
+			}
+		}
+	}
+	if c.active {
+		return
+	}
+	c.active = true
+	i, _ := slices.BinarySearch(g.active, c.name)
+	g.active = slices.Insert(slices.Clone(g.active), i, c.name)
+	g.version++
+	d.events.add(Event{Kind: ComponentActivated, Group: g.Name, Component: c.name})
+	for _, s := range g.slots {
+		if s.replica != nil {
+			s.replica.kick()
+		}
+	}
+	d.routeLocked(c)
+	d.startLocked(g, fmt.Sprintf("component %s is needed", placement.Shorten(c.name)))
+}
+
+// subscribeLocked lets the weavelet be told where the component's replicas are.
+func (d *Deployment) subscribeLocked(r *replica, c *component) {
+	if !c.subscribers[r] {
+		c.subscribers[r] = true
+		r.subs = append(r.subs, &subscription{component: c})
+		r.kick()
+	}
+}
+
+// hostLocked puts a new weavelet to use. It is subscribed to the routed
+// components that it hosts: it measures their load by the slices of their
+// assignments.
+func (d *Deployment) hostLocked(r *replica) {
+	for _, name := range r.slot.g.Components {
+		if c := d.components[name]; c.routed {
+			d.subscribeLocked(r, c)
+		}
+	}
+	for name := range r.listeners { // exported before the launcher returned
+		d.frontends[name].markLocked()
+	}
+	r.kick()
+}
+
+// joinLocked puts the replica into the routing of its components.
+func (d *Deployment) joinLocked(r *replica) {
+	if !r.routed && !r.left {
+		r.routed = true
+		d.rerouteLocked(r.slot.g)
+	}
+}
+
+// rerouteLocked updates routing after a replica has joined or left.
+func (d *Deployment) rerouteLocked(g *group) {
+	var addresses []string
+	for _, s := range g.slots {
+		if s.replica != nil && s.replica.routed {
+			addresses = append(addresses, s.replica.address)
+		}
+	}
+	slices.Sort(addresses)
+	g.addresses = slices.Compact(addresses)
+	g.addressGen++
+	for _, name := range g.Components {
+		if c := d.components[name]; c.active {
+			d.routeLocked(c)
+		}
+	}
+}
+
+// routeLocked makes new routing for the component. For a routed one that needs
+// an assignment, which another goroutine makes.
+func (d *Deployment) routeLocked(c *component) {
+	if c.routed {
+		c.group.reassign()
+		return
+	}
+	d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: c.group.addresses})
+}
+
+func (d *Deployment) publishLocked(c *component, routing *protos.RoutingInfo) {
+	c.routing = routing
+	c.version++
+	for r := range c.subscribers {
+		r.kick()
+	}
+}
+
+func (g *group) reassign() {
+	select {
+	case g.changed <- struct{}{}:
+	default:
+	}
+}
+
+// assign makes assignments for the routed components of a group whenever its
+// replicas change. It runs in a goroutine of its own, since the Assigner may
+// take its time.
+func (d *Deployment) assign(g *group) {
+	for {
+		select {
+		case <-g.changed:
+		case <-d.life.Done():
+			return
+		}
+		d.mu.Lock()
+		addresses, gen := g.addresses, g.addressGen
+		var routed []*component
+		for _, name := range g.Components {
+			if c := d.components[name]; c.routed && c.active {
+				routed = append(routed, c)
+			}
+		}
+		d.mu.Unlock()
+		for _, c := range routed {
+			d.assignComponent(c, addresses, gen)
+		}
+	}
+}
+
+func (d *Deployment) assignComponent(c *component, addresses []string, gen uint64) {
+	d.mu.Lock()
+	prev := c.assignment
+	d.mu.Unlock()
+	var next *protos.Assignment
+	if len(addresses) > 0 {
+		next = d.askAssigner(c, addresses, prev)
+	}
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if gen != c.group.addressGen || prev != c.assignment {
+		c.group.reassign() // it is out of date already
+		return
+	}
+	if next == nil {
+		// Without an assignment weavelets keep the last one, and callers wait.
+		if c.routing == nil || len(c.routing.Replicas) > 0 {
+			d.publishLocked(c, &protos.RoutingInfo{Component: c.name})
+		}
+		return
+	}
+	d.setAssignmentLocked(c, next)
+}
+
+// askAssigner returns the Assigner's assignment, or an equal split if it has
+// no fit one.
+func (d *Deployment) askAssigner(c *component, addresses []string, prev *protos.Assignment) *protos.Assignment {
+	next, err := d.opts.Assigner.Assign(c.name, slices.Clone(addresses), prev)
+	if err == nil {
+		err = checkAssignment(next, addresses)
+	}
+	if err != nil {
+		d.events.add(Event{Kind: Problem, Group: c.group.Name, Component: c.name, Reason: fmt.Sprintf("assignment refused, an equal split is used: %v", err)})
+		next, _ = EqualSplit(c.name, addresses, prev)
+	}
+	return next
+}
+
+// setAssignmentLocked publishes the assignment under the next version, unless
+// nothing has changed.
+func (d *Deployment) setAssignmentLocked(c *component, next *protos.Assignment) {
+	same := next == c.assignment || c.assignment != nil && proto.Equal(
+		&protos.Assignment{Slices: next.Slices}, &protos.Assignment{Slices: c.assignment.Slices})
+	if !same {
+		next = protomsg.Clone(next)
+		c.assigned++
+		next.Version = c.assigned
+		c.assignment = next
+	}
+	if !same || c.routing == nil || !slices.Equal(c.routing.Replicas, c.group.addresses) {
+		d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: c.group.addresses, Assignment: c.assignment})
+	}
+}
+
+// Reassign lets the [Assigner] look at all routed components again, for
+// instance because it has seen new load.
+func (d *Deployment) Reassign() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, g := range d.groups {
+		if g.assigning {
+			g.reassign()
+		}
+	}
+}
+
+// PublishAssignment replaces the assignment of a routed component by one that
+// was made elsewhere. Its slices must name replicas that are there; its
+// version does not matter, the deployment sets it. It satisfies the publisher
+// interfaces of load-driven controllers.
+func (d *Deployment) PublishAssignment(_ context.Context, component string, a *protos.Assignment) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, ok := d.components[component]
+	switch {
+	case !ok:
+		return fmt.Errorf("publish an assignment of %s: the application has no component of this name", component)
+	case !c.routed || !c.active:
+		return fmt.Errorf("publish an assignment of %s: the component is not routed, or not active", component)
+	case d.stopping:
+		return fmt.Errorf("publish an assignment of %s: %w", component, ErrStopped)
+	}
+	if err := checkAssignment(a, c.group.addresses); err != nil {
+		return fmt.Errorf("publish an assignment of %s: %w", component, err)
+	}
+	d.setAssignmentLocked(c, a)
+	return nil
+}
+
+// Assignments returns the newest assignments of all routed components, by
+// name. They must not be modified.
+func (d *Deployment) Assignments() map[string]*protos.Assignment {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	assignments := map[string]*protos.Assignment{}
+	for name, c := range d.components {
+		if c.assignment != nil {
+			assignments[name] = c.assignment
+		}
+	}
+	return assignments
+}
+
+// next returns something that the weavelet does not know yet, if there is.
+func (d *Deployment) next(r *replica) (message, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	g := r.slot.g
+	if r.version < g.version {
+		active := g.active
+		return message{what: "update components", version: g.version, send: func(ctx context.Context, w Weavelet) error {
+			return w.UpdateComponents(ctx, active)
+		}}, true
+	}
+	for _, sub := range r.subs {
+		c := sub.component
+		if sub.version >= c.version {
+			continue
+		}
+		routing, version := c.routing, c.version
+		if c.group == g && !c.routed {
+			routing, version = &protos.RoutingInfo{Component: c.name, Local: true}, toldForGood
+		}
+		return message{what: "update routing of " + placement.Shorten(c.name), version: version, sub: sub, send: func(ctx context.Context, w Weavelet) error {
+			return w.UpdateRouting(ctx, routing)
+		}}, true
+	}
+	return message{}, false
+}
+
+// told notes that the weavelet knows what the message says.
+func (d *Deployment) told(r *replica, m message) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m.sub != nil {
+		m.sub.version = m.version
+	} else {
+		r.version = m.version
+	}
+}
