@@ -28,7 +28,7 @@ type Line struct {
 type Contents struct {
 	weaver.AutoMarshal
 	Revision int64  `json:"revision"`
-	Lines    []Line `json:"lines"`
+	Lines    []Line `json:"lines,omitempty"`
 }
 
 // Pieces returns how many pieces of all products are in the cart.

@@ -110,17 +110,17 @@ func (s *shop) items(ctx context.Context, cart Contents) ([]item, error) {
 	return items, nil
 }
 
-// recommended picks from items what goes with the cart. Without a Recommender
-// there is nothing to pick, and a note says so.
+// recommended picks up to n of the items that go with the cart and can be had.
+// Without a Recommender there is nothing to pick, and a note says so.
 func (s *shop) recommended(ctx context.Context, cart Contents, items []item, n int) (picked []item, note string) {
-	ids, err := s.recommender.Get().Recommend(ctx, cart.Products(), n)
+	ids, err := s.recommender.Get().Recommend(ctx, cart.Products(), len(items))
 	if err != nil {
 		s.Logger(ctx).Warn("No recommendations", "err", err)
 		return nil, "The Recommender did not answer, so there are no recommendations."
 	}
 	for _, id := range ids {
 		for _, it := range items {
-			if it.ID == id {
+			if it.ID == id && it.Stock.Left > 0 && len(picked) < n {
 				picked = append(picked, it)
 			}
 		}
@@ -205,8 +205,8 @@ func (s *shop) serveCart(w http.ResponseWriter, r *http.Request) error {
 	return p.write(w, http.StatusOK)
 }
 
-// changeCart takes the forms of the home page (add=1) and of the cart page
-// (quantity=n).
+// changeCart takes the forms that add one piece (add=1, and then=cart to go on
+// to the cart) and those that set how many there are to be (quantity=n).
 func (s *shop) changeCart(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	ss, _ := s.openCart(w, r)
@@ -230,7 +230,7 @@ func (s *shop) changeCart(w http.ResponseWriter, r *http.Request) error {
 	}
 	ss.remember(w, basket.Contents)
 	to := "/cart"
-	if add && r.FormValue("from") != "cart" {
+	if add && r.FormValue("then") != "cart" {
 		to = "/#" + product // back to where the button was
 	}
 	http.Redirect(w, r, to, http.StatusSeeOther)

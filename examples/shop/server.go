@@ -28,7 +28,7 @@ func (s *shop) handler() http.Handler {
 	route("GET /receipt", "receipt", page(s.serveReceipt))
 	route("GET /inside", "inside", page(s.serveInside))
 	route("GET /cloth/{product}", "cloth", page(s.serveCloth))
-	route("/", "not found", page(s.serveNotFound))
+	route("GET /", "not found", page(s.serveNotFound))
 
 	route("GET /api/visit", "api visit", api(s.apiVisit))
 	route("PUT /api/cart", "api cart", api(s.apiCart))

@@ -2518,7 +2518,7 @@ var _ codegen.AutoMarshal = (*Contents)(nil)
 type __is_Contents[T ~struct {
 	weaver.AutoMarshal
 	Revision int64  "json:\"revision\""
-	Lines    []Line "json:\"lines\""
+	Lines    []Line "json:\"lines,omitempty\""
 }] struct{}
 
 var _ __is_Contents[Contents]
