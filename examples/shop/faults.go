@@ -41,7 +41,7 @@ func (f *Faults) Validate() error {
 var errInjected = errors.New("injected fault")
 
 // begun reports whether the component has stopped behaving.
-func (f *Faults) begun() bool { return time.Since(processStart) >= f.After }
+func (f *Faults) begun() bool { return f.After == 0 || time.Since(processStart) >= f.After }
 
 // strike is the first thing a method of component does: it delays the call and
 // fails it, as configured.
