@@ -51,8 +51,7 @@ type shop struct {
 
 	listener weaver.Listener `weaver:"shop"`
 
-	server  *http.Server
-	drained chan struct{} // closed when Shutdown is through with server
+	server *http.Server
 }
 
 // shopConfig is main's section of the configuration file,
@@ -61,7 +60,7 @@ type shop struct {
 type shopConfig struct {
 	Faults
 
-	// Unhealthy makes the health check answer 503, from Faults.After on.
+	// Unhealthy makes the health check answer 503, once After is over.
 	Unhealthy bool `toml:"unhealthy"`
 
 	// DebugEndpoints serves /debug/shop/slow and /debug/shop/fail.
@@ -74,24 +73,24 @@ func (s *shop) Init(context.Context) error {
 		Handler:           s.handler(),
 		ReadHeaderTimeout: requestTimeout,
 	}
-	s.drained = make(chan struct{})
 	return nil
 }
 
+// serve answers requests until the process is told to end.
 func serve(ctx context.Context, s *shop) error {
 	s.Logger(ctx).Info("The shop is open", "version", buildVersion(), "address", s.listener.String())
 	err := s.server.Serve(s.listener)
 	if errors.Is(err, http.ErrServerClosed) {
-		<-s.drained // returning ends the process, and with it the requests in flight
+		// Returning would end the process, and with it the requests in flight.
+		// The runtime ends it when all components here are shut down.
+		<-ctx.Done()
 		return nil
 	}
 	return fmt.Errorf("serve shop: %w", err)
 }
 
-// Shutdown stops taking requests and waits, briefly, for those in flight. The
-// runtime calls it once, before the process ends.
+// Shutdown stops taking requests and waits, briefly, for those in flight.
 func (s *shop) Shutdown(ctx context.Context) error {
-	defer close(s.drained)
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	if err := s.server.Shutdown(ctx); err != nil {

@@ -147,7 +147,7 @@ func (s *shop) serveHome(w http.ResponseWriter, r *http.Request) error {
 	if len(ss.Cart.Lines) > 0 {
 		picked, note = s.recommended(r.Context(), ss.Cart, items, 3)
 	}
-	p := newPage("home", "Warp & Weft", ss, basket, map[string]any{"Items": items, "Picked": picked})
+	p := newPage("home", "Hand-woven cloth", ss, basket, map[string]any{"Items": items, "Picked": picked})
 	p.note(note)
 	if basket == nil {
 		p.note(cartNote)
@@ -300,8 +300,11 @@ func (s *shop) serveInside(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *shop) serveCloth(w http.ResponseWriter, r *http.Request) error {
-	id := r.PathValue("product")
-	found, err := s.catalog.Get().Get(r.Context(), []string{id})
+	found, err := s.catalog.Get().Get(r.Context(), []string{r.PathValue("product")})
+	var refusal Refusal
+	if errors.As(err, &refusal) {
+		return s.serveNotFound(w, r)
+	}
 	if err != nil {
 		return fmt.Errorf("get product: %w", err)
 	}

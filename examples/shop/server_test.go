@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -156,7 +157,7 @@ func TestPages(t *testing.T) {
 		}
 		missing, _ := b.do(http.StatusNotFound, "GET", "/nowhere", nil)
 		checkHas(t, missing, "There is no page at /nowhere.")
-		b.do(http.StatusConflict, "GET", "/cloth/anvil", nil)
+		b.do(http.StatusNotFound, "GET", "/cloth/anvil", nil)
 		b.do(http.StatusConflict, "POST", "/cart", url.Values{"product": {"anvil"}, "add": {"1"}})
 		b.do(http.StatusConflict, "POST", "/cart", url.Values{"product": {"denim-tote"}, "quantity": {"100"}})
 		b.do(http.StatusBadRequest, "POST", "/cart", url.Values{"product": {"denim-tote"}, "quantity": {"x"}})
@@ -351,7 +352,9 @@ func TestServeAndShutdown(t *testing.T) {
 		inFlight := make(chan struct{})
 		s.server.Handler = signal(s.server.Handler, inFlight)
 		served := make(chan error, 1)
-		go func() { served <- serve(t.Context(), s) }()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { served <- serve(ctx, s) }()
 		answered := make(chan error, 1)
 		go func() {
 			r, err := http.Get("http://" + s.listener.Addr().String() + "/debug/shop/slow?for=100ms")
@@ -370,6 +373,15 @@ func TestServeAndShutdown(t *testing.T) {
 		if err := <-answered; err != nil {
 			t.Errorf("request in flight: %v", err)
 		}
+		if _, err := net.Dial("tcp", s.listener.Addr().String()); err == nil {
+			t.Error("the listener is still open")
+		}
+		select {
+		case err := <-served:
+			t.Errorf("serve returned %v before the process was to end", err)
+		default:
+		}
+		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
