@@ -57,7 +57,7 @@ func newHome(t *testing.T) *home {
 	}
 	h.env = append(os.Environ(), "TMPDIR="+h.tmp, "XDG_RUNTIME_DIR="+h.run, mark+"="+dir)
 	t.Cleanup(func() {
-		if len(h.processes()) > 0 || len(h.files()) > 0 {
+		if !t.Failed() && (len(h.processes()) > 0 || len(h.files()) > 0) {
 			t.Errorf("left behind: processes %v, files %v", h.processes(), h.files())
 		}
 		for _, pid := range h.processes() {
@@ -75,6 +75,13 @@ func (h *home) config(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// misfit writes a configuration of the application that misbehaves in the given
+// way, and returns its path.
+func (h *home) misfit(t *testing.T, way string) string {
+	t.Helper()
+	return h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\nenv = [%q]\n", program(t, "misfit"), "MISFIT="+way))
 }
 
 // processes returns the live processes that have inherited the home's mark.
@@ -166,11 +173,9 @@ func (h *home) start(t *testing.T, program string, args ...string) *deployer {
 func (d *deployer) ready(t *testing.T, listener string) string {
 	t.Helper()
 	d.says(t, &d.err, "ready; ctrl-C stops it")
-	line := regexp.MustCompile(`(?m)^listener ` + listener + ` (http://\S+)$`).FindStringSubmatch(d.out.String())
-	if line == nil {
-		t.Fatalf("the deployer is ready, but has not said where listener %s is", listener)
-	}
-	return line[1]
+	line := regexp.MustCompile(`(?m)^listener ` + listener + ` (http://\S+)$`)
+	eventually(t, "the deployer says where listener "+listener+" is", func() bool { return line.MatchString(d.out.String()) })
+	return line.FindStringSubmatch(d.out.String())[1]
 }
 
 // says waits until the deployer has printed the text to out.
