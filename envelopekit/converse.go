@@ -140,10 +140,13 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 	if wait := period - time.Since(c.contact); wait > 0 {
 		return wait
 	}
-	d.say(r, c, "liveness", func(ctx context.Context) error {
+	asked := time.Now()
+	if d.say(r, c, "liveness", func(ctx context.Context) error {
 		return r.weavelet.UpdateRouting(ctx, d.probe(r))
-	})
-	return period
+	}) {
+		return period
+	}
+	return max(0, period-time.Since(asked)) // waiting in vain was wait enough
 }
 
 // say makes a call to the weavelet and keeps count of those unanswered.
