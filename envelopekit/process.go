@@ -206,6 +206,11 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 		err := p.cmd.Start()
 		outw.Close()
 		errw.Close()
+		if err == nil { // before wait waits for them
+			pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
+			p.wg.Go(func() { pump.run("stdout", stdout) })
+			p.wg.Go(func() { pump.run("stderr", stderr) })
+		}
 		started <- err
 		if err == nil {
 			p.wait(stdout, stderr)
@@ -216,10 +221,6 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 		stderr.Close()
 		return err
 	}
-
-	pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
-	p.wg.Go(func() { pump.run("stdout", stdout) })
-	p.wg.Go(func() { pump.run("stderr", stderr) })
 	return nil
 }
 
