@@ -64,12 +64,15 @@ func (d *Deployment) startPumps(wg *sync.WaitGroup, done <-chan struct{}) {
 	if d.logs != nil {
 		wg.Go(func() {
 			var told uint64
+			var last time.Time
 			d.logs.run(done, func(e *protos.LogEntry) {
-				if dropped := d.logs.dropped.Load(); dropped > told {
-					d.opts.Log(d.droppedEntry(dropped - told))
-					told = dropped
-				}
 				d.opts.Log(e)
+				// Also when nothing follows; but not with every entry of a flood.
+				dropped := d.logs.dropped.Load()
+				if dropped > told && (len(d.logs.c) == 0 || time.Since(last) > time.Second) {
+					d.opts.Log(d.droppedEntry(dropped - told))
+					told, last = dropped, time.Now()
+				}
 			})
 		})
 	}
@@ -116,7 +119,7 @@ func (d *Deployment) log(r *replica, e *protos.LogEntry) {
 	}
 }
 
-// droppedEntry is the log entry that says how many are missing in its place.
+// droppedEntry is the log entry that says how many are missing.
 func (d *Deployment) droppedEntry(n uint64) *protos.LogEntry {
 	return &protos.LogEntry{
 		App:        d.app.Name,
