@@ -22,6 +22,7 @@ import (
 	"github.com/ServiceWeaver/weaver/runtime/envelope"
 	"github.com/ServiceWeaver/weaver/runtime/protomsg"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
+	"go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -281,6 +282,8 @@ func (p *process) connect(ctx, life context.Context, args *protos.WeaveletArgs, 
 	e, err := envelope.NewEnvelope(life, args, p.spec.Config, envelope.Options{
 		TmpDir: p.dir,
 		Logger: logger,
+		// Without a tracer, a call whose context carries a span would panic.
+		Tracer: noop.NewTracerProvider().Tracer(""),
 		Child:  &adopted{target: args.ControlSocket},
 	})
 	if !keep() && err == nil {
