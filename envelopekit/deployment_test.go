@@ -315,7 +315,7 @@ func TestAssigner(t *testing.T) {
 
 func TestKilledReplicaIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := start(t, nil)
+		h := start(t, slowStarts)
 		h.up()
 		main, old := h.fake.Live("main")[0], h.fake.Live("shop.Cart")[0]
 		before := time.Now()
@@ -688,6 +688,15 @@ func (r *recorder) last() []string {
 	return r.backends[len(r.backends)-1]
 }
 
+// slowStarts gives the others time to see that a replica is gone before
+// another takes its place.
+func slowStarts(_ *envelopekit.App, fake *envelopetest.Launcher, _ *envelopekit.Options) {
+	fake.Starting = func(context.Context, envelopekit.Spec) error {
+		time.Sleep(10 * time.Millisecond)
+		return nil
+	}
+}
+
 // exports lets main export the listener "web".
 func exports(app *envelopekit.App, fake *envelopetest.Launcher) {
 	app.Listeners = []envelopekit.ListenerInfo{{Name: "web", Component: placement.Main}}
@@ -702,10 +711,7 @@ func TestListeners(t *testing.T) {
 		front := &recorder{name: "front", busy: map[string]chan struct{}{}}
 		h := start(t, func(app *envelopekit.App, fake *envelopetest.Launcher, o *envelopekit.Options) {
 			exports(app, fake)
-			fake.Starting = func(context.Context, envelopekit.Spec) error {
-				time.Sleep(10 * time.Millisecond)
-				return nil
-			}
+			slowStarts(app, fake, o)
 			o.Export = func(_ context.Context, name string) (envelopekit.Frontend, error) {
 				assert.Equal(t, "web", name)
 				return front, nil
@@ -790,33 +796,21 @@ func TestFrontendThatCannotOpen(t *testing.T) {
 // Callers stop before those they call, so that no call fails on the way down.
 func TestStopOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		var order []string
-		h := start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, _ *envelopekit.Options) {
-			for component := range map[string]bool{placement.Main: true, cart: true, catalog: true, stock: true} {
-				uses := map[string][]string{placement.Main: {cart, catalog}, cart: {stock}}[component]
-				fake.Scripts[component] = func(ctx context.Context, w *envelopetest.Weavelet) error {
-					go func() {
-						<-w.Done()
-						mu.Lock()
-						defer mu.Unlock()
-						order = append(order, w.Spec.Group)
-					}()
-					for _, c := range uses {
-						if err := w.Use(ctx, c, false); err != nil {
-							return err
-						}
-					}
-					return nil
-				}
-			}
-		})
+		h := start(t, nil)
 		h.up()
 		h.stop()
-		synctest.Wait()
-		require.Len(t, order, 4)
-		assert.Equal(t, "main", order[0])
-		assert.Less(t, slices.Index(order, "shop.Cart"), slices.Index(order, "shop.Stock"))
+		order := h.events(func(e envelopekit.Event) bool {
+			return e.State == envelopekit.Draining || e.State == envelopekit.Removed
+		})
+		index := func(group string, state envelopekit.State) int {
+			return slices.IndexFunc(order, func(e string) bool {
+				return strings.HasPrefix(e, "replica "+group+"/1") && strings.Contains(e, string(state))
+			})
+		}
+		require.Len(t, order, 8)
+		for _, call := range [][2]string{{"main", "shop.Cart"}, {"main", "shop.Catalog"}, {"shop.Cart", "shop.Stock"}} {
+			assert.Less(t, index(call[0], envelopekit.Removed), index(call[1], envelopekit.Draining), "%v in %q", call, order)
+		}
 	})
 }
 
