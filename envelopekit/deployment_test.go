@@ -617,8 +617,7 @@ func TestReplace(t *testing.T) {
 
 func TestReplacementThatFailsLeavesTheOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var h *harness
-		h = start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, _ *envelopekit.Options) {
+		h := start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, _ *envelopekit.Options) {
 			fake.Starting = func(_ context.Context, spec envelopekit.Spec) error {
 				if spec.Group == "shop.Cart" && spec.Replica > 1 {
 					return errors.New("no space left")
@@ -1019,9 +1018,9 @@ func TestPolls(t *testing.T) {
 func TestBadOptions(t *testing.T) {
 	app := envelopetest.App("shop", shopCalls...)
 	for want, opts := range map[string]envelopekit.Options{
-		"Options.Replicas is negative":                                             {Replicas: -1},
-		"Options.Restart.Base is negative":                                         {Restart: envelopekit.Restart{Base: -1}},
-		"Options.Liveness.Timeout is negative":                                     {Liveness: envelopekit.Liveness{Timeout: -1}},
+		"negative Options.Replicas":                                                {Replicas: -1},
+		"negative Options.Restart.Base":                                            {Restart: envelopekit.Restart{Base: -1}},
+		"negative Options.Liveness.Timeout":                                        {Liveness: envelopekit.Liveness{Timeout: -1}},
 		`Options.ReplicasOf names "shop.Crat", which is no group and no component`: {ReplicasOf: map[string]int{"shop.Crat": 1}},
 		`group "shop.Cart" has -1 replicas`:                                        {ReplicasOf: map[string]int{"shop.Cart": -1}},
 		"more than Options.MaxReplicas, 3":                                         {MaxReplicas: 3, Replicas: 4},

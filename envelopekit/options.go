@@ -185,7 +185,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Liveness.Failures", o.Liveness.Failures < 0},
 	} {
 		if f.bad {
-			return o, fmt.Errorf("Options.%s is negative", f.name)
+			return o, fmt.Errorf("negative Options.%s", f.name)
 		}
 	}
 	if err := o.Restart.validate(); err != nil {
