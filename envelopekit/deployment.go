@@ -226,6 +226,7 @@ func (d *Deployment) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		timeout, reason = d.opts.StopTimeout, context.Cause(ctx).Error()
+		d.requestStop() // nobody drains for callers that end too
 	case <-d.stopc:
 		d.mu.Lock()
 		if d.failure != nil {

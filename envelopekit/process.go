@@ -1,6 +1,7 @@
 package envelopekit
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -29,6 +30,10 @@ const (
 	// deployer; the constant is internal upstream.
 	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
 
+	// deployerSocket is the name of the socket on which the deployer answers a
+	// weavelet, in the weavelet's directory.
+	deployerSocket = "d"
+
 	// maxSocketPath is what fits into sockaddr_un on every platform (104 bytes
 	// on darwin, 108 on Linux, a NUL included). A longer path would hang.
 	maxSocketPath = 103
@@ -54,7 +59,8 @@ const (
 // weavelet ends, what is left of its process group is killed.
 type ProcessLauncher struct {
 	// Dir is where each weavelet gets a directory for its sockets, removed
-	// when it ends. Empty means os.TempDir(). It must be short: a socket's
+	// when it ends, or by the next launcher with this Dir if this process is
+	// killed. Empty means os.TempDir(). It must be short: a socket's
 	// path is limited to about 100 bytes.
 	Dir string
 
@@ -66,6 +72,8 @@ type ProcessLauncher struct {
 	// Logger gets the messages of the connections to weavelets. Nil discards
 	// them.
 	Logger *slog.Logger
+
+	swept sync.Once
 }
 
 // Launch implements [Launcher].
@@ -78,7 +86,8 @@ func (l *ProcessLauncher) Launch(ctx context.Context, spec Spec, h envelope.Enve
 }
 
 func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.EnvelopeHandler) (Weavelet, error) {
-	dir, err := os.MkdirTemp(l.Dir, "wk")
+	l.swept.Do(func() { sweep(cmp.Or(l.Dir, os.TempDir())) })
+	dir, err := os.MkdirTemp(l.Dir, fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for sockets: %w", err)
 	}
@@ -104,7 +113,7 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 	// The deployer's socket listens before the process starts, so that the
 	// weavelet's first attempt to connect succeeds; a failed one would cost it
 	// a wait of 10 ms and more.
-	socket, err := net.Listen("unix", filepath.Join(dir, "d"))
+	socket, err := net.Listen("unix", filepath.Join(dir, deployerSocket))
 	if err != nil {
 		end()
 		os.RemoveAll(dir)

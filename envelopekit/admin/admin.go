@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -62,8 +63,24 @@ func Dir(deployer string) string {
 }
 
 // Listen opens the socket of the deployment of the given id in dir, which it
-// makes if need be. Sockets that others left behind are removed.
+// makes if need be. Sockets that others left behind are removed. Whoever ends
+// may remove the directory, if it is empty: Listen makes it again.
 func Listen(dir, id string) (net.Listener, error) {
+	l, err := listen(dir, id)
+	for range 3 {
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		l, err = listen(dir, id) // the directory was removed in between
+	}
+	return l, err
+}
+
+func listen(dir, id string) (net.Listener, error) {
+	path := filepath.Join(dir, short(id)+socketSuffix)
+	if len(path) > 103 {
+		return nil, fmt.Errorf("admin socket: the path %s is longer than the 103 bytes that fit: choose a shorter directory", path)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
@@ -71,10 +88,6 @@ func Listen(dir, id string) (net.Listener, error) {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	sweep(dir)
-	path := filepath.Join(dir, short(id)+socketSuffix)
-	if len(path) > 103 {
-		return nil, fmt.Errorf("admin socket: the path %s is longer than the 103 bytes that fit: choose a shorter directory", path)
-	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)

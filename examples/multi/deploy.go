@@ -99,15 +99,18 @@ func deploy(c config) error {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 
+	dir := admin.Dir(deployerName)
+	socket, err := admin.Listen(dir, d.ID())
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir) // unless there are others
+
 	// Everything below ends when the deployment does.
 	ctx, end := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer end()
-	socket, err := admin.Listen(admin.Dir(deployerName), d.ID())
-	if err != nil {
-		return err
-	}
 	stop := make(chan struct{}, 1)
 	server := admin.Server{Deployment: d, Stop: func() { signals <- os.Interrupt }, Logs: logWriter(logs)}
 	running.Go(func() {
