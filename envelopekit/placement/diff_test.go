@@ -109,7 +109,7 @@ func FuzzDiff(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
-		make := func() placement.Plan {
+		randomPlan := func() placement.Plan {
 			var p placement.Plan
 			at := map[string]int{}
 			for _, i := range rnd.Perm(rnd.IntN(12)) {
@@ -123,7 +123,7 @@ func FuzzDiff(f *testing.F) {
 			}
 			return p
 		}
-		from, to := make(), make()
+		from, to := randomPlan(), randomPlan()
 		diff := from.Diff(to)
 		got, want := apply(from, to, diff), apply(to, to, nil)
 		if fmt.Sprint(got) != fmt.Sprint(want) {

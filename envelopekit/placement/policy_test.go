@@ -324,7 +324,7 @@ func FuzzByCallGraph(f *testing.F) {
 		if at := rnd.IntN(len(in.Components)); at > 1 {
 			in.Colocate = [][]string{slices.Clone(in.Components[:at/2]), slices.Clone(in.Components[at/2 : at])}
 		}
-		opts := placement.CallGraphOptions{MaxComponents: 1 + int(maxSize%8), MinShare: float64(1+share) / 256}
+		opts := placement.CallGraphOptions{MaxComponents: 1 + int(maxSize%8), MinShare: (float64(share) + 1) / 256}
 
 		plan, err := placement.ByCallGraph(opts)(in)
 		if err != nil {
