@@ -582,7 +582,7 @@ func TestScale(t *testing.T) {
 		assert.Equal(t, []string{again.Address()}, main.Routing(cart).Replicas)
 		assert.Equal(t, 4, again.Spec.Replica, "numbers are not used again")
 
-		assert.ErrorContains(t, h.d.Scale("shop.Crat", 1), `no group "shop.Crat", did you mean "shop.Cart"?`)
+		assert.ErrorContains(t, h.d.Scale("shop.Crat", 1), `no group "shop.Crat" (did you mean "shop.Cart"?)`)
 		assert.ErrorContains(t, h.d.Scale("shop.Cart", -1), "between 0 and 1000")
 		assert.ErrorContains(t, h.d.Scale("shop.Cart", 1001), "between 0 and 1000")
 
