@@ -35,7 +35,7 @@ type conversation struct {
 }
 
 // attend brings the weavelet up to date, whenever there is something to tell
-// it, and asks whether it is well, until it ends, hangs or is retired. It
+// it, and asks whether it is well, until it ends, hangs, breaks or is retired. It
 // returns how it ended; nil is an exit with status 0.
 func (d *Deployment) attend(r *replica) error {
 	s, w := r.slot, r.weavelet
@@ -62,6 +62,11 @@ func (d *Deployment) attend(r *replica) error {
 			return errEnding
 		case <-r.wake:
 		case <-timer.C:
+		}
+		if err := d.brokenBy(r); err != nil {
+			d.leave(r)
+			d.wg.Go(func() { d.halt(r) })
+			return err
 		}
 		timer.Reset(d.talk(r, &c))
 		if c.misses >= d.opts.Liveness.Failures {
@@ -201,6 +206,13 @@ func (d *Deployment) probe(r *replica) *protos.RoutingInfo {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return &protos.RoutingInfo{Component: placement.Main, Replicas: d.components[placement.Main].group.addresses}
+}
+
+// brokenBy returns why the weavelet can never do what it is for, if so.
+func (d *Deployment) brokenBy(r *replica) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return r.broken
 }
 
 func (d *Deployment) isServing(r *replica) bool {

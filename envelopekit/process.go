@@ -60,8 +60,8 @@ const (
 type ProcessLauncher struct {
 	// Dir is where each weavelet gets a directory for its sockets, removed
 	// when it ends, or by the next launcher with this Dir if this process is
-	// killed. Empty means os.TempDir(). It must be short: a socket's
-	// path is limited to about 100 bytes.
+	// killed. It must be short: a socket's path is limited to about 100
+	// bytes. Empty means os.TempDir() or, if that is too long, /tmp.
 	Dir string
 
 	// MaxLine is the longest line of output that becomes one log entry. Longer
@@ -86,14 +86,15 @@ func (l *ProcessLauncher) Launch(ctx context.Context, spec Spec, h envelope.Enve
 }
 
 func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.EnvelopeHandler) (Weavelet, error) {
-	l.swept.Do(func() { sweep(cmp.Or(l.Dir, os.TempDir())) })
-	dir, err := os.MkdirTemp(l.Dir, fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
+	base := cmp.Or(l.Dir, tempDir())
+	l.swept.Do(func() { sweep(base) })
+	dir, err := os.MkdirTemp(base, fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for sockets: %w", err)
 	}
 	if longest := filepath.Join(dir, "_uds9999999999"); len(longest) > maxSocketPath {
 		os.Remove(dir)
-		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter directory (ProcessLauncher.Dir or TMPDIR)", dir, maxSocketPath)
+		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter ProcessLauncher.Dir", dir, maxSocketPath)
 	}
 	logger := l.Logger
 	if logger == nil {
@@ -143,6 +144,15 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		return nil, errors.Join(err, p.kill())
 	}
 	return p, nil
+}
+
+// tempDir returns a directory for temporary files whose name is short enough.
+func tempDir() string {
+	dir := os.TempDir()
+	if longest := len(dir) + len("/wk1234567-1234567890/_uds9999999999"); longest > maxSocketPath && runtime.GOOS != "windows" {
+		return "/tmp"
+	}
+	return dir
 }
 
 // A process is a weavelet that runs as a process of this machine.
@@ -206,6 +216,11 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 		err := p.cmd.Start()
 		outw.Close()
 		errw.Close()
+		if err == nil { // before wait waits for them
+			pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
+			p.wg.Go(func() { pump.run("stdout", stdout) })
+			p.wg.Go(func() { pump.run("stderr", stderr) })
+		}
 		started <- err
 		if err == nil {
 			p.wait(stdout, stderr)
@@ -216,10 +231,6 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 		stderr.Close()
 		return err
 	}
-
-	pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
-	p.wg.Go(func() { pump.run("stdout", stdout) })
-	p.wg.Go(func() { pump.run("stderr", stderr) })
 	return nil
 }
 

@@ -162,7 +162,7 @@ func (h *home) start(t *testing.T, program string, args ...string) *deployer {
 			t.Error("the deployer has a data race")
 		}
 		if t.Failed() {
-			t.Logf("%s %s\nstdout:\n%s\nstderr:\n%s", program, strings.Join(args, " "), &d.out, &d.err)
+			t.Logf("%s %s\nstdout:\n%s\nstderr:\n%s", program, strings.Join(args, " "), last(d.out.String()), last(d.err.String()))
 		}
 	})
 	return d
@@ -267,6 +267,15 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.String()
+}
+
+// last returns the last lines of a long text.
+func last(text string) string {
+	const most = 8 << 10
+	if len(text) > most {
+		text = "...\n" + text[len(text)-most:]
+	}
+	return text
 }
 
 // eventually waits until ok.
