@@ -363,18 +363,36 @@ func TestReplacementJoinsWhenItCanServe(t *testing.T) {
 	})
 }
 
-func TestFailedInitIsExplained(t *testing.T) {
+// A component whose Init fails never works; its runtime only logs that.
+func TestFailedInitFailsTheDeployment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, o *envelopekit.Options) {
 			fake.Scripts[stock] = func(context.Context, *envelopetest.Weavelet) error {
 				return errors.New("no such database")
 			}
 		})
-		h.settle()
+		err := <-h.run
+		require.ErrorContains(t, err, "group shop.Stock failed 3 times in a row: no such database")
+		assert.Empty(t, h.fake.Live("main"))
+	})
+}
+
+func TestSlowInitIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, o *envelopekit.Options) {
+			fake.Scripts[stock] = func(ctx context.Context, w *envelopetest.Weavelet) error {
+				w.Log("ERROR", "cannot reach", "component", "db")
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		time.Sleep(time.Hour)
 		why := h.why("shop.Stock")
 		assert.Contains(t, why, "0 of 1 replicas serve")
-		assert.Contains(t, why, "no such database")
+		assert.Contains(t, why, "waits for the Init method of shop.Stock to return; callers wait for it")
+		assert.Contains(t, why, "the last error that it logged: cannot reach component=db")
 		assert.False(t, h.d.Status().Ready())
+		assert.Len(t, h.fake.All(), 4, "an Init may take as long as it likes")
 		h.stop()
 	})
 }

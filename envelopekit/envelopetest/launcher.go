@@ -214,7 +214,7 @@ func (w *Weavelet) initialize(component string) {
 		}
 		w.mu.Unlock()
 		if err != nil && w.life.Err() == nil {
-			w.Log("ERROR", fmt.Sprintf("Failed to construct %s: %v", component, err))
+			w.Log("ERROR", "Failed to construct", "component", placement.Shorten(component), "err", err.Error())
 		}
 		w.launcher.changed()
 	})
@@ -268,8 +268,9 @@ func (w *Weavelet) Export(ctx context.Context, listener, address string) (string
 	return reply.GetProxyAddress(), err
 }
 
-// Log logs a message as the weavelet's own runtime does.
-func (w *Weavelet) Log(level, message string) {
+// Log logs a message as the weavelet's own runtime does. attrs are names and
+// values in turn.
+func (w *Weavelet) Log(level, message string, attrs ...string) {
 	_ = w.Handler.LogBatch(w.life, &protos.LogEntryBatch{Entries: []*protos.LogEntry{{
 		App:        w.Spec.Args.GetApp(),
 		Version:    w.Spec.Args.GetDeploymentId(),
@@ -278,7 +279,7 @@ func (w *Weavelet) Log(level, message string) {
 		TimeMicros: time.Now().UnixMicro(),
 		Level:      level,
 		Msg:        message,
-		Attrs:      []string{"serviceweaver/system", ""},
+		Attrs:      append([]string{"serviceweaver/system", ""}, attrs...),
 	}}})
 }
 
