@@ -313,6 +313,64 @@ func TestAssigner(t *testing.T) {
 	})
 }
 
+// With Options.Members assignments come from elsewhere, and callers wait for
+// the first one.
+func TestMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var members [][]string
+		h := start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, o *envelopekit.Options) {
+			slowStarts(nil, fake, o)
+			fake.Scripts[placement.Main] = func(ctx context.Context, w *envelopetest.Weavelet) error {
+				return w.Use(ctx, cart, true)
+			}
+			o.Members = func(component string, replicas []string) {
+				assert.Equal(t, cart, component)
+				mu.Lock()
+				defer mu.Unlock()
+				members = append(members, replicas)
+			}
+		})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		main := h.fake.Live("main")[0]
+		require.Nil(t, main.Routing(cart), "callers wait for the first assignment")
+		require.Len(t, members, 1)
+
+		publish := func(version uint64, replicas ...string) {
+			t.Helper()
+			a := &protos.Assignment{Version: version, Slices: []*protos.Assignment_Slice{{Replicas: replicas}}}
+			require.NoError(t, h.d.PublishAssignment(t.Context(), cart, a))
+			h.settle()
+		}
+		publish(7, members[0]...)
+		assert.EqualValues(t, 7, main.Routing(cart).Assignment.Version, "the publisher counts versions")
+		assert.Equal(t, members[0], main.Routing(cart).Replicas)
+
+		h.fake.Live("shop.Cart")[0].Kill()
+		h.fake.Await(t, "shop.Cart", 1)
+		h.settle()
+		require.Len(t, members, 3)
+		assert.Empty(t, members[1])
+		assert.Equal(t, members[2], main.Routing(cart).Replicas)
+		assert.EqualValues(t, 7, main.Routing(cart).Assignment.Version, "the last one stands until there is another")
+		publish(9, members[2]...)
+		assert.EqualValues(t, 9, main.Routing(cart).Assignment.Version)
+		publish(3, members[2][0])
+		assert.EqualValues(t, 9, main.Routing(cart).Assignment.Version, "nothing has changed")
+		assert.Error(t, h.d.PublishAssignment(t.Context(), cart, &protos.Assignment{Slices: []*protos.Assignment_Slice{{Replicas: members[0]}}}))
+
+		load := &protos.LoadReport{Loads: map[string]*protos.LoadReport_ComponentLoad{cart: {Version: 9}}}
+		h.fake.Live("shop.Cart")[0].SetLoad(load)
+		got, err := h.d.LoadAt(t.Context(), members[2][0])
+		require.NoError(t, err)
+		assert.Equal(t, load, got)
+		_, err = h.d.LoadAt(t.Context(), members[0][0])
+		assert.ErrorIs(t, err, envelopekit.ErrEnded)
+		h.stop()
+	})
+}
+
 func TestKilledReplicaIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := start(t, slowStarts)
@@ -1041,6 +1099,7 @@ func TestBadOptions(t *testing.T) {
 		"negative Options.Liveness.Timeout":                                        {Liveness: envelopekit.Liveness{Timeout: -1}},
 		`Options.ReplicasOf names "shop.Crat", which is no group and no component`: {ReplicasOf: map[string]int{"shop.Crat": 1}},
 		`group "shop.Cart" has -1 replicas`:                                        {ReplicasOf: map[string]int{"shop.Cart": -1}},
+		"both Options.Assigner and Options.Members are set":                        {Assigner: envelopekit.AssignerFunc(envelopekit.EqualSplit), Members: func(string, []string) {}},
 		"more than Options.MaxReplicas, 3":                                         {MaxReplicas: 3, Replicas: 4},
 		"no plan today": {Placement: placement.Policy(func(placement.Input) (placement.Plan, error) {
 			return placement.Plan{}, errors.New("no plan today")
