@@ -1,6 +1,8 @@
 package envelopekit
 
 import (
+	"cmp"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 
 	"github.com/ServiceWeaver/weaver/runtime/bin"
+	"github.com/ServiceWeaver/weaver/runtime/codegen"
 	"github.com/ServiceWeaver/weaver/runtime/graph"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 	"github.com/ServiceWeaver/weaver/runtime/version"
@@ -93,9 +97,9 @@ func (a *App) readBinary() error {
 	if err := checkExecutable(binary); err != nil {
 		return err
 	}
-	versions, err := bin.ReadVersions(binary)
+	versions, err := guard(func() (bin.Versions, error) { return bin.ReadVersions(binary) })
 	if err != nil {
-		return fmt.Errorf("binary %s is not a Service Weaver application (%w): build one with a main package that calls weaver.Run, after 'weaver generate'", binary, err)
+		return notAnApplication(binary, err)
 	}
 	if versions.DeployerVersion != version.DeployerVersion {
 		return fmt.Errorf("binary %s speaks deployer API %s (weaver module %s), this deployer %s: rebuild the application with github.com/ServiceWeaver/weaver@v0.24.6",
@@ -103,23 +107,27 @@ func (a *App) readBinary() error {
 	}
 	a.Versions = versions
 
-	components, calls, err := bin.ReadComponentGraph(binary)
+	type componentGraph struct {
+		components []string
+		calls      graph.Graph
+	}
+	g, err := guard(func() (g componentGraph, err error) {
+		g.components, g.calls, err = bin.ReadComponentGraph(binary)
+		return g, err
+	})
 	if err != nil {
 		return fmt.Errorf("binary %s: read its components: %w", binary, err)
 	}
-	a.Components = components
+	a.Components = g.components
 	edges := map[placement.Edge]bool{}
-	graph.PerEdge(calls, func(e graph.Edge) {
-		edges[placement.Edge{From: components[e.Src], To: components[e.Dst]}] = true
+	graph.PerEdge(g.calls, func(e graph.Edge) {
+		edges[placement.Edge{From: g.components[e.Src], To: g.components[e.Dst]}] = true
 	})
 	a.Calls = slices.SortedFunc(maps.Keys(edges), func(x, y placement.Edge) int {
-		if c := strings.Compare(x.From, y.From); c != 0 {
-			return c
-		}
-		return strings.Compare(x.To, y.To)
+		return cmp.Or(strings.Compare(x.From, y.From), strings.Compare(x.To, y.To))
 	})
 
-	listeners, err := bin.ReadListeners(binary)
+	listeners, err := guard(func() ([]codegen.ComponentListeners, error) { return bin.ReadListeners(binary) })
 	if err != nil {
 		return fmt.Errorf("binary %s: read its listeners: %w", binary, err)
 	}
@@ -128,8 +136,34 @@ func (a *App) readBinary() error {
 			a.Listeners = append(a.Listeners, ListenerInfo{Name: l, Component: c.Component})
 		}
 	}
-	slices.SortFunc(a.Listeners, func(x, y ListenerInfo) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(a.Listeners, func(x, y ListenerInfo) int {
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Component, y.Component))
+	})
 	return nil
+}
+
+// guard calls a function that reads a binary. Package bin expects what a linker
+// writes, and panics at some files that none has written.
+func guard[T any](read func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is damaged (%v)", p)
+		}
+	}()
+	return read()
+}
+
+// notAnApplication says why a file whose versions cannot be read is none.
+func notAnApplication(binary string, err error) error {
+	info, goErr := guard(func() (*buildinfo.BuildInfo, error) { return buildinfo.ReadFile(binary) })
+	if goErr != nil {
+		return fmt.Errorf("binary %s is not a Go program, or is not complete: name the file that go build wrote", binary)
+	}
+	const weaver = "github.com/ServiceWeaver/weaver"
+	if info.Main.Path != weaver && !slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return m.Path == weaver }) {
+		return fmt.Errorf("binary %s is a Go program, but not a Service Weaver application: build one whose main function calls weaver.Run", binary)
+	}
+	return fmt.Errorf("binary %s: read its weaver version: %w; rebuild the application", binary, err)
 }
 
 func checkExecutable(binary string) error {

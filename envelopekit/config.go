@@ -1,17 +1,26 @@
 package envelopekit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"iter"
 	"maps"
+	"net"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 	weaverruntime "github.com/ServiceWeaver/weaver/runtime"
+
+	"github.com/weaverkit/weaverkit/envelopekit/placement"
 )
 
 // The two names of the application's own section.
@@ -51,26 +60,61 @@ func LoadApp(file string) (*App, error) {
 	return app, nil
 }
 
-func loadApp(file string) (*App, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, errors.Unwrap(err) // without the path, which the caller names
-	}
+// maxConfig bounds a configuration file: every weavelet is sent all of it.
+const maxConfig = 4 << 20
 
-	var sections map[string]toml.Primitive
-	md, err := toml.Decode(string(text), &sections)
-	if err != nil {
-		return nil, tomlError(err)
+func readConfig(file string) (string, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", errors.New("there is no such file: name the application's configuration, usually weaver.toml")
 	}
-	for name := range sections {
-		if md.Type(name) != "Hash" {
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	if len(text) > maxConfig {
+		return "", fmt.Errorf("it has more than %d MiB: is this the application's configuration?", maxConfig>>20)
+	}
+	return string(text), nil
+}
+
+// withoutPath strips the operation and the path, which the caller names.
+func withoutPath(err error) error {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		return path.Err
+	}
+	return err
+}
+
+func loadApp(file string) (*App, error) {
+	text, err := readConfig(file)
+	if err != nil {
+		return nil, err
+	}
+	var sections map[string]any
+	md, err := toml.Decode(text, &sections)
+	if err != nil {
+		return nil, syntaxError(err)
+	}
+	for _, key := range md.Keys() {
+		name := key[0]
+		switch sections[name].(type) {
+		case map[string]any:
+		case []map[string]any:
+			return nil, fmt.Errorf("section [[%s]] has double brackets: write [%s], once", tomlKey(name), tomlKey(name))
+		default:
 			return nil, fmt.Errorf("key %q is outside of any section: move it below a [section] line, for instance [%s]", name, appSectionShort)
 		}
 	}
-	if err := checkAppSection(md, sections); err != nil {
+	parsed, err := parseAppSection(text, sections)
+	if err != nil {
 		return nil, err
 	}
-	config, err := weaverruntime.ParseConfig(file, string(text), func(string, string) error { return nil })
+	config, err := weaverruntime.ParseConfig(file, text, func(string, string) error { return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -79,80 +123,142 @@ func loadApp(file string) (*App, error) {
 	if err := app.readBinary(); err != nil {
 		return nil, err
 	}
-	if err := app.checkColocate(); err != nil {
+	if err := app.checkColocate(parsed.section); err != nil {
 		return nil, err
+	}
+	if 0 < parsed.Rollout && parsed.Rollout < time.Millisecond {
+		app.Warnings = append(app.Warnings, fmt.Sprintf("section [%s]: key \"rollout\" is %v: a number counts nanoseconds; for five minutes write \"5m\"", parsed.section, parsed.Rollout))
 	}
 	app.warnSections()
 	return app, nil
 }
 
-// checkAppSection checks the application's own section more strictly, and with
-// better words, than the parser that reads it afterwards.
-func checkAppSection(md toml.MetaData, sections map[string]toml.Primitive) error {
+// An appConfig is the application's own section.
+type appConfig struct {
+	Name     string
+	Binary   string
+	Args     []string
+	Env      []string
+	Colocate [][]string
+	Rollout  time.Duration
+
+	section string // its name as the file has it
+}
+
+// appExamples has a value of the right form for each key of the section.
+var appExamples = map[string]string{
+	"name":     `"shop"`,
+	"binary":   `"./your-binary"`,
+	"args":     `["-v", "-port=80"]`,
+	"env":      `["NAME=value"]`,
+	"colocate": `[["example.com/shop/Cart", "example.com/shop/Cache"]]`,
+	"rollout":  `"5m"`,
+}
+
+// parseAppSection reads the application's own section more strictly, and with
+// better words, than the parser that reads it for the weavelets.
+func parseAppSection(text string, sections map[string]any) (*appConfig, error) {
 	_, long := sections[appSection]
-	prim, short := sections[appSectionShort]
-	name := appSectionShort
+	_, short := sections[appSectionShort]
+	name, key := appSectionShort, appSectionShort
 	switch {
 	case long && short:
-		return fmt.Errorf("sections [%s] and [%q] are the same: keep one", appSectionShort, appSection)
+		return nil, fmt.Errorf("sections [%s] and [%q] are the same: keep one", appSectionShort, appSection)
 	case !long && !short:
-		known := slices.Sorted(maps.Keys(sections))
-		return fmt.Errorf("no [%s] section%s: add one with binary = \"./your-binary\"", appSectionShort, didYouMean(appSectionShort, known))
+		if near, ok := nearest(appSectionShort, slices.Sorted(maps.Keys(sections))); ok {
+			return nil, fmt.Errorf("there is no section [%s], but a section [%s]: correct its name", appSectionShort, tomlKey(near))
+		}
+		return nil, fmt.Errorf("there is no section [%s]: add one with binary = \"./your-binary\"", appSectionShort)
 	case long:
-		name, prim = fmt.Sprintf("%q", appSection), sections[appSection]
+		name, key = fmt.Sprintf("%q", appSection), appSection
 	}
 
-	var parsed struct {
-		Name     string
-		Binary   string
-		Args     []string
-		Env      []string
-		Colocate [][]string
-		Rollout  time.Duration
+	// Decoding anew from the file's text gives errors with the file's lines.
+	var primitives map[string]toml.Primitive
+	md, err := toml.Decode(text, &primitives)
+	if err != nil {
+		return nil, syntaxError(err)
 	}
-	if err := md.PrimitiveDecode(prim, &parsed); err != nil {
-		return fmt.Errorf("section [%s]: %w", name, tomlError(err))
+	parsed := appConfig{section: name}
+	if err := md.PrimitiveDecode(primitives[key], &parsed); err != nil {
+		return nil, fmt.Errorf("section [%s]: %w", name, appValueError(err, key))
 	}
-	known := []string{"name", "binary", "args", "env", "colocate", "rollout"}
-	for _, key := range md.Undecoded() {
-		if len(key) > 1 && (key[0] == appSection || key[0] == appSectionShort) {
-			return fmt.Errorf("section [%s]: unknown key %q%s; known are %s", name, key[1], didYouMean(key[1], known), strings.Join(known, ", "))
+	for _, k := range md.Undecoded() {
+		if len(k) > 1 && k[0] == key {
+			if err := unknownKey(k[1:], reflect.TypeFor[appConfig]()); err != nil {
+				return nil, fmt.Errorf("section [%s]: %w", name, err)
+			}
 		}
 	}
 	if parsed.Binary == "" {
-		return fmt.Errorf("section [%s]: key \"binary\" is missing: add binary = \"./your-binary\"", name)
+		return nil, fmt.Errorf("section [%s]: key \"binary\" is missing: add binary = \"./your-binary\"", name)
 	}
 	if parsed.Rollout < 0 {
-		return fmt.Errorf("section [%s]: key \"rollout\" is negative (%v): use a duration such as \"5m\"", name, parsed.Rollout)
+		return nil, fmt.Errorf("section [%s]: key \"rollout\" is negative (%v): use a duration such as \"5m\"", name, parsed.Rollout)
 	}
 	for _, env := range parsed.Env {
 		if k, _, ok := strings.Cut(env, "="); !ok || k == "" {
-			return fmt.Errorf("section [%s]: key \"env\": %q is not of the form NAME=value", name, env)
+			return nil, fmt.Errorf("section [%s]: key \"env\": %q is not of the form NAME=value", name, env)
 		}
 	}
 	seen := map[string]bool{}
 	for _, list := range parsed.Colocate {
 		for _, c := range list {
+			c = unalias(c)
 			if seen[c] {
-				return fmt.Errorf("section [%s]: key \"colocate\" names component %q twice: a component is in one group", name, c)
+				return nil, fmt.Errorf("section [%s]: key \"colocate\" names component %q twice: a component is in one group", name, c)
 			}
 			seen[c] = true
+		}
+	}
+	for _, texts := range []struct {
+		key    string
+		values []string
+	}{{"binary", []string{parsed.Binary}}, {"args", parsed.Args}, {"env", parsed.Env}} {
+		for _, v := range texts.values {
+			if strings.ContainsRune(v, 0) {
+				return nil, fmt.Errorf("section [%s]: key %q: %q holds a zero byte, which no process can be given", name, texts.key, v)
+			}
+		}
+	}
+	return &parsed, nil
+}
+
+// mainAlias is what older configurations, some of Service Weaver's own examples
+// among them, call the main component in a colocate list.
+const mainAlias = "main"
+
+func unalias(component string) string {
+	if component == mainAlias {
+		return placement.Main
+	}
+	return component
+}
+
+// checkColocate refuses colocated components that the binary does not have.
+func (a *App) checkColocate(section string) error {
+	for _, g := range a.Config.Colocate {
+		for i, c := range g.Components {
+			c = unalias(c)
+			if !slices.Contains(a.Components, c) {
+				return fmt.Errorf("section [%s]: key \"colocate\" names component %q, which binary %s does not have%s",
+					section, c, a.Config.Binary, a.didYouMeanComponent(c))
+			}
+			g.Components[i] = c
 		}
 	}
 	return nil
 }
 
-// checkColocate refuses colocated components that the binary does not have.
-func (a *App) checkColocate() error {
-	for _, g := range a.Config.Colocate {
-		for _, c := range g.Components {
-			if !slices.Contains(a.Components, c) {
-				return fmt.Errorf("section [%s]: key \"colocate\" names component %q, which binary %s does not have%s",
-					appSectionShort, c, a.Config.Binary, didYouMean(c, a.Components))
-			}
+// didYouMeanComponent is didYouMean for components, which people like to name
+// by the last parts of their names.
+func (a *App) didYouMeanComponent(word string) string {
+	for _, c := range a.Components {
+		if strings.EqualFold(word, placement.Shorten(c)) || strings.HasSuffix(strings.ToLower(c), "/"+strings.ToLower(word)) {
+			return fmt.Sprintf(" (did you mean %q?)", c)
 		}
 	}
-	return nil
+	return didYouMean(word, a.Components)
 }
 
 // warnSections notes sections that look like a component's but are not. They
@@ -160,7 +266,8 @@ func (a *App) checkColocate() error {
 func (a *App) warnSections() {
 	for _, name := range slices.Sorted(maps.Keys(a.Config.Sections)) {
 		last := name[strings.LastIndex(name, "/")+1:]
-		isComponent := strings.Contains(name, "/") && last != "" && strings.ToUpper(last[:1]) == last[:1]
+		first, _ := utf8.DecodeRuneInString(last)
+		isComponent := strings.Contains(name, "/") && unicode.IsUpper(first)
 		if isComponent && !slices.Contains(a.Components, name) {
 			a.Warnings = append(a.Warnings, fmt.Sprintf("section [%q] configures a component that nothing in the binary refers to%s", name, didYouMean(name, a.Components)))
 		}
@@ -174,133 +281,125 @@ func (a *App) warnSections() {
 // are no listeners of the binary.
 func (a *App) Section(name string, dst any) error {
 	long := appSection + "/" + name
-	text, ok := a.Config.Sections[name]
-	longText, longOK := a.Config.Sections[long]
+	text, ok := a.Config.GetSections()[name]
+	label := name
+	longText, longOK := a.Config.GetSections()[long]
 	switch {
 	case ok && longOK:
 		return fmt.Errorf("load %s: sections [%s] and [%q] are the same: keep one", a.File, name, long)
 	case longOK:
-		text = longText
+		text, label = longText, fmt.Sprintf("%q", long)
 	case !ok:
 		return nil
 	}
+	if err := a.decodeSection(text, dst); err != nil {
+		return fmt.Errorf("load %s: section [%s]: %w", a.File, label, err)
+	}
+	return nil
+}
+
+func (a *App) decodeSection(text string, dst any) error {
 	md, err := toml.Decode(text, dst)
 	if err != nil {
-		return fmt.Errorf("load %s: section [%s]: %w", a.File, name, tomlError(err))
+		return valueError(err)
 	}
-	known := slices.Sorted(fieldKeys(reflect.TypeOf(dst)))
-	if unknown := md.Undecoded(); len(unknown) > 0 {
-		key := unknown[0]
-		return fmt.Errorf("load %s: section [%s]: unknown key %q%s; known are %s",
-			a.File, name, key.String(), didYouMean(key[0], known), strings.Join(known, ", "))
+	for _, key := range md.Undecoded() {
+		if err := unknownKey(key, reflect.TypeOf(dst)); err != nil {
+			return err
+		}
 	}
-	for _, listener := range listenersOf(reflect.ValueOf(dst)) {
-		if have := a.listenerNames(); !slices.Contains(have, listener) {
-			return fmt.Errorf("load %s: section [%s]: key \"listeners\" names listener %q, which binary %s does not have%s; it has: %s",
-				a.File, name, listener, a.Config.Binary, didYouMean(listener, have), orNone(have))
+	for key, listeners := range listenerFields(reflect.ValueOf(dst)) {
+		// The decoder passes over a value that is no table, without an error.
+		if typ := typeOf(md, key); typ != "" && typ != "Hash" {
+			return fmt.Errorf("key %q: got %s, want a table, for instance %s.NAME = {address = \"localhost:9000\"}", key, article(strings.ToLower(typ)), key)
+		}
+		if err := a.checkListeners(key, listeners); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// tomlError strips the position-free prefix and keeps line and column.
-func tomlError(err error) error {
-	var parse toml.ParseError
-	if errors.As(err, &parse) {
-		what := parse.Message
-		if what == "" {
-			what = strings.TrimPrefix(parse.Error(), "toml: ")
-			if _, rest, ok := strings.Cut(what, "): "); ok {
-				what = rest
-			}
+// checkListeners refuses listeners that the binary does not have, and
+// addresses that are none.
+func (a *App) checkListeners(key string, listeners ListenerConfig) error {
+	have := a.listenerNames()
+	for _, name := range slices.Sorted(maps.Keys(listeners)) {
+		if !slices.Contains(have, name) {
+			return fmt.Errorf("key %q names listener %q, which binary %s does not have%s; it has: %s", key, name, a.Config.Binary, didYouMean(name, have), orNone(have))
 		}
-		return fmt.Errorf("line %d: %s", parse.Position.Line, what)
+		if err := checkAddress(listeners[name].Address); err != nil {
+			return fmt.Errorf("key \"%s.%s.address\": %w", key, tomlKey(name), err)
+		}
 	}
-	return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
+	return nil
 }
 
-// fieldKeys yields the TOML keys of a struct's fields, embedded ones included.
-func fieldKeys(t reflect.Type) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for t.Kind() == reflect.Pointer {
-			t = t.Elem()
+// typeOf returns the TOML type of a key of a section, "" if it has none. The
+// case of keys does not count.
+func typeOf(md toml.MetaData, key string) string {
+	for _, k := range md.Keys() {
+		if len(k) == 1 && strings.EqualFold(k[0], key) {
+			return md.Type(k...)
 		}
-		if t.Kind() != reflect.Struct {
+	}
+	return ""
+}
+
+// checkAddress refuses what cannot be listened on anywhere.
+func checkAddress(address string) error {
+	if address == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is no address: write \"host:port\" or \":port\", for instance \"localhost:9000\"", address)
+	}
+	return nil
+}
+
+// fieldTypes returns the types of a struct's fields by their TOML keys, in
+// lower case, embedded structs' fields included.
+func fieldTypes(t reflect.Type) map[string]reflect.Type {
+	types := map[string]reflect.Type{}
+	for _, f := range reflect.VisibleFields(t) {
+		if key, ok := fieldKey(f); ok {
+			types[strings.ToLower(key)] = f.Type
+		}
+	}
+	return types
+}
+
+// fieldKey returns the TOML key of a field.
+func fieldKey(f reflect.StructField) (key string, ok bool) {
+	if !f.IsExported() || f.Anonymous {
+		return "", false
+	}
+	key, _, _ = strings.Cut(f.Tag.Get("toml"), ",")
+	return cmp.Or(key, strings.ToLower(f.Name)), key != "-"
+}
+
+// listenerFields yields the ListenerConfig fields of a struct, by their keys.
+func listenerFields(v reflect.Value) iter.Seq2[string, ListenerConfig] {
+	return func(yield func(string, ListenerConfig) bool) {
+		for v.Kind() == reflect.Pointer {
+			v = v.Elem()
+		}
+		if v.Kind() != reflect.Struct {
 			return
 		}
-		for _, f := range reflect.VisibleFields(t) {
-			if !f.IsExported() || f.Anonymous {
+		for _, f := range reflect.VisibleFields(v.Type()) {
+			key, ok := fieldKey(f)
+			if !ok || f.Type != reflect.TypeFor[ListenerConfig]() {
 				continue
 			}
-			key, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
-			if key == "" {
-				key = strings.ToLower(f.Name)
-			}
-			if key != "-" && !yield(key) {
+			// An embedded pointer that is nil holds no listeners.
+			if field, err := v.FieldByIndexErr(f.Index); err == nil && !yield(key, field.Interface().(ListenerConfig)) {
 				return
 			}
 		}
 	}
-}
-
-// listenersOf returns the sorted names in all ListenerConfig fields of a struct.
-func listenersOf(v reflect.Value) []string {
-	for v.Kind() == reflect.Pointer {
-		v = v.Elem()
-	}
-	if v.Kind() != reflect.Struct {
-		return nil
-	}
-	var names []string
-	for _, f := range reflect.VisibleFields(v.Type()) {
-		if !f.IsExported() || f.Type != reflect.TypeFor[ListenerConfig]() {
-			continue
-		}
-		names = append(names, slices.Collect(maps.Keys(v.FieldByIndex(f.Index).Interface().(ListenerConfig)))...)
-	}
-	slices.Sort(names)
-	return names
-}
-
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
-}
-
-// didYouMean returns ", did you mean ...?" when one of the candidates is close
-// to the word, else "".
-func didYouMean(word string, candidates []string) string {
-	best, bestDistance := "", max(2, len(word)/5)+1
-	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), strings.ToLower(c)); d < bestDistance {
-			best, bestDistance = c, d
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(", did you mean %q?", best)
-}
-
-// distance is the Levenshtein distance of two strings, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

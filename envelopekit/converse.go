@@ -29,7 +29,7 @@ var errHung = errors.New("it does not answer")
 // A conversation is what the goroutine that talks to a weavelet remembers.
 type conversation struct {
 	misses  int           // calls in a row that were not answered in time
-	retry   time.Duration // the wait after the next refusal
+	retry   time.Duration // the wait after the next failure
 	poll    time.Duration // the wait before the next poll for readiness
 	contact time.Time     // the last time that it took routing over
 }
@@ -126,11 +126,8 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 			break
 		}
 		if !d.say(r, c, m.what, func(ctx context.Context) error { return m.send(ctx, r.weavelet) }) {
-			wait := c.retry
-			c.retry = min(2*c.retry, lastRetry)
-			return wait
+			return c.backOff()
 		}
-		c.retry = firstRetry
 		d.told(r, m)
 	}
 	if !d.isServing(r) {
@@ -145,13 +142,19 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 	if wait := period - time.Since(c.contact); wait > 0 {
 		return wait
 	}
-	asked := time.Now()
-	if d.say(r, c, "liveness", func(ctx context.Context) error {
+	if !d.say(r, c, "liveness", func(ctx context.Context) error {
 		return r.weavelet.UpdateRouting(ctx, d.probe(r))
 	}) {
-		return period
+		return c.backOff()
 	}
-	return max(0, period-time.Since(asked)) // waiting in vain was wait enough
+	return period
+}
+
+// backOff returns how long to wait after a failure.
+func (c *conversation) backOff() time.Duration {
+	wait := c.retry
+	c.retry = min(2*c.retry, lastRetry)
+	return wait
 }
 
 // say makes a call to the weavelet and keeps count of those unanswered.
@@ -164,8 +167,7 @@ func (d *Deployment) say(r *replica, c *conversation, what string, f func(contex
 	took := time.Since(start)
 	switch {
 	case err == nil:
-		c.misses = 0
-		c.contact = time.Now()
+		c.misses, c.retry, c.contact = 0, firstRetry, time.Now()
 	case errors.Is(err, ErrEnded) || d.life.Err() != nil:
 		return false
 	case errors.Is(err, context.DeadlineExceeded):

@@ -86,9 +86,10 @@ func New(opts Options) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("identity: make the authority's key: %w", err)
 	}
-	template, err := newTemplate("weaverkit deployment authority", opts.AuthorityLifetime)
+	now := time.Now()
+	template, err := newTemplate("weaverkit deployment authority", now, now.Add(opts.AuthorityLifetime))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("identity: make the authority's certificate: %w", err)
 	}
 	template.IsCA = true
 	template.MaxPathLenZero = true // it signs leaves only
@@ -123,15 +124,16 @@ func (a *Authority) Certificate(group string) (certPEM, keyPEM []byte, err error
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := time.Now(); now.Before(l.renew) {
+	if time.Now().Before(l.renew) {
 		return l.certPEM, l.keyPEM, nil
 	}
-	certPEM, keyPEM, err = a.issue(group)
+	now := time.Now()
+	certPEM, keyPEM, err = a.issue(group, now)
 	if err != nil {
 		return nil, nil, fmt.Errorf("identity: issue a certificate for group %q: %w", group, err)
 	}
 	l.certPEM, l.keyPEM = certPEM, keyPEM
-	l.renew = time.Now().Add(a.opts.Lifetime * 2 / 3)
+	l.renew = now.Add(a.opts.Lifetime / 3 * 2)
 	return certPEM, keyPEM, nil
 }
 
@@ -160,12 +162,15 @@ func (a *Authority) Verify(chain [][]byte) (group string, err error) {
 	return group, nil
 }
 
-func (a *Authority) issue(group string) (certPEM, keyPEM []byte, err error) {
+func (a *Authority) issue(group string, now time.Time) (certPEM, keyPEM []byte, err error) {
+	if end := a.cert.NotAfter; now.After(end) {
+		return nil, nil, fmt.Errorf("the authority has expired at %s; a new deployment gets a new one", end.Format(time.RFC3339))
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	template, err := newTemplate("weavelet", a.opts.Lifetime)
+	template, err := newTemplate("weavelet", now, now.Add(a.opts.Lifetime))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -185,17 +190,19 @@ func (a *Authority) issue(group string) (certPEM, keyPEM []byte, err error) {
 	return certPEM, keyPEM, nil
 }
 
-func newTemplate(name string, lifetime time.Duration) (*x509.Certificate, error) {
+// newTemplate returns what the certificates of authority and groups share.
+// Times in a certificate are whole seconds; the end is rounded up, so that a
+// certificate of a short life does not end before its successor is made.
+func newTemplate(name string, now, end time.Time) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, fmt.Errorf("identity: make a serial number: %w", err)
+		return nil, fmt.Errorf("make a serial number: %w", err)
 	}
-	now := time.Now()
 	return &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(lifetime),
+		NotAfter:              end.Add(time.Second - 1),
 		BasicConstraintsValid: true,
 	}, nil
 }

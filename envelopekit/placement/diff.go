@@ -2,7 +2,9 @@ package placement
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -10,7 +12,7 @@ import (
 type Change struct {
 	Kind      ChangeKind
 	Group     string // the group that changed; for Moved, where the component is now
-	Component string // Moved only
+	Component string // Moved; Added and Removed if it is not the whole group
 	From      string // Moved: the group it was in; Replicas, Resources: the old value
 	To        string // Replicas, Resources: the new value
 }
@@ -20,22 +22,25 @@ type ChangeKind string
 
 // The kinds of change.
 const (
-	Added     ChangeKind = "added"     // the group is new
-	Removed   ChangeKind = "removed"   // the group is gone
-	Moved     ChangeKind = "moved"     // a component changed groups
-	Replicas  ChangeKind = "replicas"  // the group's replica count changed
-	Resized   ChangeKind = "resources" // the group's resources changed
-	noChanges            = "no changes"
+	Removed  ChangeKind = "removed"   // the group, or the Component in it, is gone
+	Added    ChangeKind = "added"     // the group, or the Component in it, is new
+	Moved    ChangeKind = "moved"     // a component changed groups
+	Replicas ChangeKind = "replicas"  // the group's replica count changed
+	Resized  ChangeKind = "resources" // the group's resources changed
 )
 
 // String describes the change in one line.
 func (c Change) String() string {
-	switch c.Kind {
-	case Added:
+	switch {
+	case c.Kind == Added && c.Component == "":
 		return fmt.Sprintf("+ group %s", c.Group)
-	case Removed:
+	case c.Kind == Added:
+		return fmt.Sprintf("+ %s in group %s", Shorten(c.Component), c.Group)
+	case c.Kind == Removed && c.Component == "":
 		return fmt.Sprintf("- group %s", c.Group)
-	case Moved:
+	case c.Kind == Removed:
+		return fmt.Sprintf("- %s in group %s", Shorten(c.Component), c.Group)
+	case c.Kind == Moved:
 		return fmt.Sprintf("> %s: %s -> %s", Shorten(c.Component), c.From, c.Group)
 	default:
 		return fmt.Sprintf("~ group %s: %s %s -> %s", c.Group, c.Kind, c.From, c.To)
@@ -43,15 +48,16 @@ func (c Change) String() string {
 }
 
 // A Diff lists what differs between two plans: removed groups, added groups,
-// moved components, changed replica counts and resources, in this order, each
-// sorted by name. A component that only one of the plans has is told by the
-// group that was added or removed with it, or not at all.
+// then components that are gone from a group, new in one, or moved, then
+// changed replica counts and resources; each sorted by name. A component that
+// came or went with its whole group is not listed by itself. The order of
+// groups, and of the components within one, is no difference.
 type Diff []Change
 
-// String prints one change a line.
+// String prints one change a line, or "no changes".
 func (d Diff) String() string {
 	if len(d) == 0 {
-		return noChanges + "\n"
+		return "no changes\n"
 	}
 	var b strings.Builder
 	for _, c := range d {
@@ -64,52 +70,50 @@ func (d Diff) String() string {
 func (p Plan) Diff(next Plan) Diff {
 	was, is := index(p), index(next)
 	var diff Diff
-	for _, name := range sortedKeys(was) {
+	for _, name := range slices.Sorted(maps.Keys(was)) {
 		if _, ok := is[name]; !ok {
 			diff = append(diff, Change{Kind: Removed, Group: name})
 		}
 	}
-	for _, name := range sortedKeys(is) {
+	for _, name := range slices.Sorted(maps.Keys(is)) {
 		if _, ok := was[name]; !ok {
 			diff = append(diff, Change{Kind: Added, Group: name})
 		}
 	}
-	before := groupByComponent(p)
-	after := groupByComponent(next)
-	for _, c := range sortedKeys(after) {
+	before, after := groupByComponent(p), groupByComponent(next)
+	for _, c := range slices.Sorted(maps.Keys(before)) {
+		if _, there := after[c]; !there {
+			if _, stays := is[before[c]]; stays {
+				diff = append(diff, Change{Kind: Removed, Group: before[c], Component: c})
+			}
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(after)) {
+		if _, there := before[c]; !there {
+			if _, stayed := was[after[c]]; stayed {
+				diff = append(diff, Change{Kind: Added, Group: after[c], Component: c})
+			}
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(after)) {
 		if from, ok := before[c]; ok && from != after[c] {
 			diff = append(diff, Change{Kind: Moved, Group: after[c], Component: c, From: from})
 		}
 	}
-	for _, name := range sortedKeys(is) {
+	for _, name := range slices.Sorted(maps.Keys(is)) {
 		a, ok := was[name]
 		if !ok {
 			continue
 		}
 		b := is[name]
 		if a.Replicas != b.Replicas {
-			diff = append(diff, Change{Kind: Replicas, Group: name, From: fmt.Sprint(a.Replicas), To: fmt.Sprint(b.Replicas)})
+			diff = append(diff, Change{Kind: Replicas, Group: name, From: strconv.Itoa(a.Replicas), To: strconv.Itoa(b.Replicas)})
 		}
 		if a.Resources != b.Resources {
 			diff = append(diff, Change{Kind: Resized, Group: name, From: a.Resources.String(), To: b.Resources.String()})
 		}
 	}
 	return diff
-}
-
-// String prints the resources, "-" for none.
-func (r Resources) String() string {
-	var parts []string
-	if r.CPU != 0 {
-		parts = append(parts, fmt.Sprintf("cpu=%g", r.CPU))
-	}
-	if r.Memory != 0 {
-		parts = append(parts, fmt.Sprintf("memory=%dMiB", r.Memory>>20))
-	}
-	if len(parts) == 0 {
-		return "-"
-	}
-	return strings.Join(parts, ",")
 }
 
 func index(p Plan) map[string]Group {
@@ -128,13 +132,4 @@ func groupByComponent(p Plan) map[string]string {
 		}
 	}
 	return m
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -7,7 +7,10 @@
 //
 //	in := placement.Input{
 //		Components: []string{placement.Main, "app/Cart", "app/Catalog"},
-//		Edges:      []placement.Edge{{placement.Main, "app/Cart"}, {placement.Main, "app/Catalog"}},
+//		Edges: []placement.Edge{
+//			{From: placement.Main, To: "app/Cart"},
+//			{From: placement.Main, To: "app/Catalog"},
+//		},
 //	}
 //	plan, err := placement.PerComponent(in)
 //	fmt.Print(plan) // a table: group, replicas, components

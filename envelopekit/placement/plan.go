@@ -3,7 +3,9 @@ package placement
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 )
@@ -15,8 +17,8 @@ const Main = "github.com/ServiceWeaver/weaver/Main"
 const MainGroup = "main"
 
 // A Plan says which groups an application consists of. Every component is in
-// exactly one group. Groups are sorted by name, the main group first;
-// components within a group are sorted.
+// exactly one group. The provided policies sort the groups by name, the main
+// group first, and the components within a group.
 type Plan struct {
 	Groups []Group
 }
@@ -61,8 +63,8 @@ func (p Plan) GroupOf(component string) (Group, bool) {
 
 // Validate reports everything that makes the plan unfit for the input: a
 // component that is missing, unknown or placed twice, an empty or nameless
-// group, a duplicate name, a negative replica count, a Main mark on the wrong
-// group. A plan from one of the provided policies is always valid.
+// group, a duplicate name, negative replicas or resources, a Main mark on the
+// wrong group. A plan from one of the provided policies is always valid.
 func (p Plan) Validate(in Input) error {
 	var errs []error
 	known := make(map[string]bool, len(in.Components))
@@ -85,10 +87,16 @@ func (p Plan) Validate(in Input) error {
 		if g.Replicas < 0 {
 			errs = append(errs, fmt.Errorf("group %q has %d replicas", g.Name, g.Replicas))
 		}
+		// The negation catches a CPU that is not a number, too.
+		if !(g.Resources.CPU >= 0) || math.IsInf(g.Resources.CPU, 0) || g.Resources.Memory < 0 {
+			errs = append(errs, fmt.Errorf("group %q asks for impossible resources: cpu=%g, memory=%d bytes", g.Name, g.Resources.CPU, g.Resources.Memory))
+		}
 		for _, c := range g.Components {
 			switch before, dup := placed[c]; {
 			case !known[c]:
 				errs = append(errs, fmt.Errorf("group %q holds component %q, which the application does not have", g.Name, c))
+			case dup && before == g.Name:
+				errs = append(errs, fmt.Errorf("component %q is in group %q twice", c, g.Name))
 			case dup:
 				errs = append(errs, fmt.Errorf("component %q is in groups %q and %q", c, before, g.Name))
 			}
@@ -106,37 +114,61 @@ func (p Plan) Validate(in Input) error {
 	return errors.Join(errs...)
 }
 
-// String returns the plan as a table.
+// String returns the plan as a table, a line a group. It has a column for
+// resources if a group asks for some.
 func (p Plan) String() string {
+	resources := slices.ContainsFunc(p.Groups, func(g Group) bool { return g.Resources != Resources{} })
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "GROUP\tREPLICAS\tCOMPONENTS")
+	row := func(group, replicas, asked, components string) {
+		if resources {
+			replicas += "\t" + asked
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", group, replicas, components)
+	}
+	row("GROUP", "REPLICAS", "RESOURCES", "COMPONENTS")
 	for _, g := range p.Groups {
 		short := make([]string, len(g.Components))
 		for i, c := range g.Components {
 			short[i] = Shorten(c)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\n", g.Name, g.Replicas, strings.Join(short, ", "))
+		row(g.Name, strconv.Itoa(g.Replicas), g.Resources.String(), strings.Join(short, ", "))
 	}
 	w.Flush()
 	return b.String()
 }
 
-// clone returns a copy that shares nothing with p.
-func (p Plan) clone() Plan {
-	groups := slices.Clone(p.Groups)
-	for i := range groups {
-		groups[i].Components = slices.Clone(groups[i].Components)
+// String prints the resources as "cpu=0.5,memory=256MiB", "-" for none.
+func (r Resources) String() string {
+	var parts []string
+	if r.CPU != 0 {
+		parts = append(parts, fmt.Sprintf("cpu=%g", r.CPU))
 	}
-	return Plan{Groups: groups}
+	if r.Memory != 0 {
+		parts = append(parts, "memory="+bytesString(r.Memory))
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, ",")
 }
 
-// normalize sorts components and groups, the main group first.
-func (p Plan) normalize() Plan {
-	p = p.clone()
-	for i := range p.Groups {
-		slices.Sort(p.Groups[i].Components)
+// bytesString prints a number of bytes exactly, in the largest unit that
+// allows it.
+func bytesString(n int64) string {
+	for _, unit := range []struct {
+		shift int
+		name  string
+	}{{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}} {
+		if n>>unit.shift<<unit.shift == n {
+			return fmt.Sprintf("%d%s", n>>unit.shift, unit.name)
+		}
 	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// sort puts the groups into the order that a Plan promises.
+func (p Plan) sort() {
 	slices.SortFunc(p.Groups, func(a, b Group) int {
 		if a.Main != b.Main {
 			if a.Main {
@@ -146,7 +178,6 @@ func (p Plan) normalize() Plan {
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
-	return p
 }
 
 // Shorten returns the last two parts of a component's full name, the form

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strings"
 )
 
 // An Edge says that component From holds a reference to component To.
@@ -17,7 +16,8 @@ type Edge struct {
 
 // An Input is what a placement may look at. Policies do not modify it.
 type Input struct {
-	// Components are the full names of all components, Main among them.
+	// Components are the full names of all components, Main among them, each
+	// once.
 	Components []string
 
 	// Edges are the references between components.
@@ -28,7 +28,8 @@ type Input struct {
 	Colocate [][]string
 
 	// Calls are the calls counted on each edge, for instance over the last
-	// hour of an earlier deployment. Only [ByCallGraph] heeds it.
+	// hour of an earlier deployment. Counts that are not positive and finite,
+	// and edges of other components, are ignored. Only [ByCallGraph] heeds it.
 	Calls map[Edge]float64
 
 	// Replicas is the replica count of groups that ReplicasOf does not name.
@@ -58,7 +59,7 @@ func PerComponent(in Input) (Plan, error) {
 func Together(in Input) (Plan, error) {
 	sets := newSets(in.Components)
 	for _, c := range in.Components {
-		sets.union(Main, c)
+		sets.union(in.Components[0], c)
 	}
 	return finish(in, sets)
 }
@@ -89,7 +90,8 @@ type CallGraphOptions struct {
 // groups that exchange the most calls, until no pair is left that exchanges
 // MinShare of all calls and fits into MaxComponents. (This is greedy
 // agglomerative clustering; ties go to the alphabetically first pair.) Without
-// call counts every reference counts as one call.
+// call counts every reference counts as one call. A colocate list that is
+// longer than MaxComponents is kept together, and gets no company.
 func ByCallGraph(opts CallGraphOptions) Policy {
 	maxSize := cmp.Or(opts.MaxComponents, 4)
 	minShare := cmp.Or(opts.MinShare, 0.05)
@@ -101,20 +103,29 @@ func ByCallGraph(opts CallGraphOptions) Policy {
 		if err != nil {
 			return Plan{}, err
 		}
-		calls, total := weights(in)
-		for total > 0 {
-			a, b, n := chattiest(sets, calls, maxSize)
-			if n == 0 || n/total < minShare {
+		pairs, total := weights(in, sets)
+		for {
+			p, ok := chattiest(sets, pairs, maxSize)
+			if !ok || p.calls/total < minShare {
 				break
 			}
-			sets.union(a, b)
+			sets.union(p.a, p.b)
+			pairs = contract(pairs, p)
 		}
 		return finish(in, sets)
 	}
 }
 
-// weights returns the calls between known, distinct components, and their sum.
-func weights(in Input) (map[Edge]float64, float64) {
+// A pair is two sets, by their representatives, and the calls between them.
+type pair struct {
+	a, b  string // a < b
+	calls float64
+}
+
+// weights returns the pairs of sets that exchange calls, and the sum of all
+// calls between known, distinct components. Sums are taken in a fixed order:
+// sums of floats depend on it, and the same input is to give the same plan.
+func weights(in Input, sets *sets) ([]pair, float64) {
 	calls := in.Calls
 	if len(calls) == 0 {
 		calls = make(map[Edge]float64, len(in.Edges))
@@ -122,39 +133,79 @@ func weights(in Input) (map[Edge]float64, float64) {
 			calls[e] = 1
 		}
 	}
-	known := map[string]bool{}
-	for _, c := range in.Components {
-		known[c] = true
-	}
-	ok := make(map[Edge]float64, len(calls))
+	var pairs []pair
 	var total float64
-	for e, n := range calls {
-		if n > 0 && !math.IsInf(n, 0) && e.From != e.To && known[e.From] && known[e.To] {
-			ok[e] = n
-			total += n
-		}
-	}
-	return ok, total
-}
-
-// chattiest returns representatives of the two sets that exchange the most
-// calls and together have at most maxSize components.
-func chattiest(sets *sets, calls map[Edge]float64, maxSize int) (a, b string, n float64) {
-	between := map[Edge]float64{}
-	for e, n := range calls {
-		x, y := sets.find(e.From), sets.find(e.To)
-		if x == y || sets.size(x)+sets.size(y) > maxSize {
+	at := map[Edge]int{}
+	for _, e := range slices.SortedFunc(maps.Keys(calls), compareEdges) {
+		n := calls[e]
+		if !(n > 0) || math.IsInf(n, 0) || e.From == e.To || !sets.has(e.From) || !sets.has(e.To) {
 			continue
 		}
-		between[Edge{min(x, y), max(x, y)}] += n
+		total += n
+		x, y := sets.find(e.From), sets.find(e.To)
+		if x == y {
+			continue
+		}
+		key := Edge{From: min(x, y), To: max(x, y)}
+		if i, ok := at[key]; ok {
+			pairs[i].calls += n
+			continue
+		}
+		at[key] = len(pairs)
+		pairs = append(pairs, pair{key.From, key.To, n})
 	}
-	pairs := slices.SortedFunc(maps.Keys(between), func(p, q Edge) int {
-		return cmp.Or(cmp.Compare(between[q], between[p]), cmp.Compare(p.From, q.From), cmp.Compare(p.To, q.To))
-	})
-	if len(pairs) == 0 {
-		return "", "", 0
+	return pairs, total
+}
+
+// chattiest returns the pair that exchanges the most calls, of those that
+// together have at most maxSize components.
+func chattiest(sets *sets, pairs []pair, maxSize int) (best pair, ok bool) {
+	for _, p := range pairs {
+		better := !ok || p.calls > best.calls ||
+			p.calls == best.calls && cmp.Or(cmp.Compare(p.a, best.a), cmp.Compare(p.b, best.b)) < 0
+		if better && sets.size(p.a)+sets.size(p.b) <= maxSize {
+			best, ok = p, true
+		}
 	}
-	return pairs[0].From, pairs[0].To, between[pairs[0]]
+	return best, ok
+}
+
+// contract returns the pairs after the sets of merged have become one, of
+// which merged.a is the representative. It overwrites pairs.
+func contract(pairs []pair, merged pair) []pair {
+	at := map[string]int{} // where kept has the pair of merged and another set
+	kept := pairs[:0]
+	for _, p := range pairs {
+		a, b := p.a, p.b
+		if a == merged.b {
+			a = merged.a
+		}
+		if b == merged.b {
+			b = merged.a
+		}
+		switch {
+		case a == b: // merged itself
+		case a != merged.a && b != merged.a:
+			kept = append(kept, p)
+		default:
+			a, b = min(a, b), max(a, b)
+			other := a
+			if a == merged.a {
+				other = b
+			}
+			if i, ok := at[other]; ok {
+				kept[i].calls += p.calls
+				continue
+			}
+			at[other] = len(kept)
+			kept = append(kept, pair{a, b, p.calls})
+		}
+	}
+	return kept
+}
+
+func compareEdges(x, y Edge) int {
+	return cmp.Or(cmp.Compare(x.From, y.From), cmp.Compare(x.To, y.To))
 }
 
 // colocate returns the sets that in.Colocate asks for.
@@ -168,7 +219,10 @@ func colocate(in Input) (*sets, error) {
 				errs = append(errs, fmt.Errorf("colocate list %d names component %q, which the application does not have", i+1, c))
 				continue
 			}
-			if before, dup := seen[c]; dup {
+			if before, dup := seen[c]; dup && before == i+1 {
+				errs = append(errs, fmt.Errorf("component %q is in colocate list %d twice", c, before))
+				continue
+			} else if dup {
 				errs = append(errs, fmt.Errorf("component %q is in colocate lists %d and %d", c, before, i+1))
 				continue
 			}
@@ -181,6 +235,9 @@ func colocate(in Input) (*sets, error) {
 
 // finish turns sets into a plan: names, replicas, resources, order.
 func finish(in Input, sets *sets) (Plan, error) {
+	if !sets.has(Main) {
+		return Plan{}, fmt.Errorf("the application has no main component, %s", Main)
+	}
 	members := map[string][]string{}
 	for _, c := range in.Components {
 		root := sets.find(c)
@@ -199,13 +256,13 @@ func finish(in Input, sets *sets) (Plan, error) {
 		g := &plan.Groups[i]
 		// The short name is what people type; two components that share it
 		// (a/shop/Cart, b/shop/Cart) keep their full names.
-		if g.Name = shortName(*g); taken[g.Name] > 1 {
+		if g.Name = shortName(*g); taken[g.Name] > 1 && !g.Main {
 			g.Name = g.Components[0]
 		}
 		g.Replicas = replicas(in, *g)
 		g.Resources = resources(in, *g)
 	}
-	plan = plan.normalize()
+	plan.sort()
 	if err := plan.Validate(in); err != nil {
 		return Plan{}, err
 	}
@@ -267,6 +324,7 @@ func (s *sets) size(root string) int { return s.count[root] }
 
 func (s *sets) find(c string) string {
 	for s.parent[c] != c {
+		s.parent[c] = s.parent[s.parent[c]] // halve the path
 		c = s.parent[c]
 	}
 	return c
@@ -277,7 +335,7 @@ func (s *sets) union(a, b string) {
 	if a == b {
 		return
 	}
-	if strings.Compare(b, a) < 0 {
+	if b < a {
 		a, b = b, a
 	}
 	s.parent[b] = a

@@ -111,50 +111,55 @@ func deploy(c config) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer end()
-	stop := make(chan struct{}, 1)
-	server := admin.Server{Deployment: d, Stop: func() { signals <- os.Interrupt }, Logs: logWriter(logs)}
+	asked, killed := make(chan struct{}), make(chan struct{})
+	server := admin.Server{Deployment: d, Stop: sync.OnceFunc(func() { close(asked) }), Logs: logWriter(logs)}
 	running.Go(func() {
 		if err := server.Serve(ctx, socket); err != nil {
 			screen.log(err.Error())
 		}
 	})
 	running.Go(func() { screen.watch(ctx, d) })
-	running.Go(func() { stopOnSignals(ctx, signals, stop, d, screen) })
+	running.Go(func() {
+		select {
+		case <-asked:
+		case <-signals:
+		case <-ctx.Done():
+			return
+		}
+		screen.log("stopping; once more stops at once")
+		if !stop(d, signals) {
+			close(killed)
+		}
+	})
 
 	if err := d.Run(context.Background()); err != nil {
 		return err
 	}
+	end()
+	running.Wait()
 	select {
-	case <-stop:
+	case <-killed:
 		return errKilled
 	default:
 		return nil
 	}
 }
 
-// stopOnSignals stops the deployment when a signal comes, and kills it, after
-// it has noted that, when a second one does.
-func stopOnSignals(ctx context.Context, signals <-chan os.Signal, killed chan<- struct{}, d *envelopekit.Deployment, screen *screen) {
-	select {
-	case <-signals:
-	case <-ctx.Done():
-		return
-	}
-	screen.log("stopping; once more stops at once")
-	graceful, kill := context.WithCancel(context.Background())
+// stop stops the deployment gracefully, or kills it if a signal comes
+// meanwhile. It reports whether it could be graceful.
+func stop(d *envelopekit.Deployment, signals <-chan os.Signal) bool {
+	ctx, kill := context.WithCancel(context.Background())
 	defer kill()
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		_ = d.Stop(graceful) // its error is that it had to kill
-	}()
+	stopped := make(chan error)
+	go func() { stopped <- d.Stop(ctx) }()
 	select {
 	case <-signals:
-		killed <- struct{}{}
 		kill()
+		<-stopped
+		return false
 	case <-stopped:
+		return true
 	}
-	<-stopped
 }
 
 // load loads the application of the configuration file or, without one, builds

@@ -84,7 +84,8 @@ func (s *screen) watch(ctx context.Context, d *envelopekit.Deployment) {
 	for e := range d.Events(ctx, 0) {
 		st := d.Status()
 		switch {
-		case e.State == envelopekit.Waiting || e.State == envelopekit.Failed || e.Kind == envelopekit.Problem:
+		case e.State == envelopekit.Waiting, e.State == envelopekit.Failed, e.Kind == envelopekit.Problem,
+			e.State == envelopekit.Serving && ready:
 			s.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
 		case !ready && st.Ready() && listening(st):
 			ready = true
