@@ -138,6 +138,7 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 		c.poll = min(c.poll*3/2, lastReadyPoll)
 		return wait
 	}
+	c.poll = firstReadyPoll
 	period := d.opts.Liveness.Period
 	if wait := period - time.Since(c.contact); wait > 0 {
 		return wait

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/ServiceWeaver/weaver/runtime/protomsg"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
@@ -84,11 +85,25 @@ func (d *Deployment) activateLocked(c *component, routed bool) {
 	d.events.add(Event{Kind: ComponentActivated, Group: g.Name, Component: c.name})
 	for _, s := range g.slots {
 		if s.replica != nil {
+			d.initializeLocked(s.replica, c)
 			s.replica.kick()
 		}
 	}
 	d.routeLocked(c)
 	d.startLocked(g, fmt.Sprintf("component %s is needed", placement.Shorten(c.name)))
+}
+
+// initializeLocked takes a replica back to Starting while one more component
+// initializes. It stays in routing.
+func (d *Deployment) initializeLocked(r *replica, c *component) {
+	s := r.slot
+	if s.state != Serving {
+		return
+	}
+	now := time.Now()
+	d.noteStableLocked(s.g, now.Sub(r.served), now)
+	r.served = time.Time{}
+	d.setStateLocked(s, Starting, fmt.Sprintf("component %s initializes", placement.Shorten(c.name)))
 }
 
 // subscribeLocked lets the weavelet be told where the component's replicas are.
