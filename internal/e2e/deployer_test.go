@@ -55,7 +55,8 @@ func newHome(t *testing.T) *home {
 			t.Fatal(err)
 		}
 	}
-	h.env = append(os.Environ(), "TMPDIR="+h.tmp, "XDG_RUNTIME_DIR="+h.run, mark+"="+dir)
+	h.env = append(os.Environ(), "TMPDIR="+h.tmp, "XDG_RUNTIME_DIR="+h.run, mark+"="+dir,
+		"GORACE=atexit_sleep_ms=10") // a raced deployer ends without the usual second of sleep
 	t.Cleanup(func() {
 		if !t.Failed() && (len(h.processes()) > 0 || len(h.files()) > 0) {
 			t.Errorf("left behind: processes %v, files %v", h.processes(), h.files())
