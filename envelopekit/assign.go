@@ -16,7 +16,7 @@ import (
 // concurrently for several. It returns the next assignment, or prev itself if
 // nothing needs to change. prev is nil at first and must not be modified;
 // replicas are addresses, sorted, at least one. The deployment sets the
-// version: always one more than the last.
+// version: always one more than that of the last.
 type Assigner interface {
 	Assign(component string, replicas []string, prev *protos.Assignment) (*protos.Assignment, error)
 }

@@ -29,13 +29,13 @@ var errHung = errors.New("it does not answer")
 // A conversation is what the goroutine that talks to a weavelet remembers.
 type conversation struct {
 	misses  int           // calls in a row that were not answered in time
-	retry   time.Duration // the wait after the next refusal
+	retry   time.Duration // the wait after the next failure
 	poll    time.Duration // the wait before the next poll for readiness
 	contact time.Time     // the last time that it took routing over
 }
 
 // attend brings the weavelet up to date, whenever there is something to tell
-// it, and asks whether it is well, until it ends, hangs or is retired. It
+// it, and asks whether it is well, until it ends, hangs, breaks or is retired. It
 // returns how it ended; nil is an exit with status 0.
 func (d *Deployment) attend(r *replica) error {
 	s, w := r.slot, r.weavelet
@@ -62,6 +62,11 @@ func (d *Deployment) attend(r *replica) error {
 			return errEnding
 		case <-r.wake:
 		case <-timer.C:
+		}
+		if err := d.brokenBy(r); err != nil {
+			d.leave(r)
+			d.wg.Go(func() { d.halt(r) })
+			return err
 		}
 		timer.Reset(d.talk(r, &c))
 		if c.misses >= d.opts.Liveness.Failures {
@@ -121,11 +126,8 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 			break
 		}
 		if !d.say(r, c, m.what, func(ctx context.Context) error { return m.send(ctx, r.weavelet) }) {
-			wait := c.retry
-			c.retry = min(2*c.retry, lastRetry)
-			return wait
+			return c.backOff()
 		}
-		c.retry = firstRetry
 		d.told(r, m)
 	}
 	if !d.isServing(r) {
@@ -140,10 +142,19 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 	if wait := period - time.Since(c.contact); wait > 0 {
 		return wait
 	}
-	d.say(r, c, "liveness", func(ctx context.Context) error {
+	if !d.say(r, c, "liveness", func(ctx context.Context) error {
 		return r.weavelet.UpdateRouting(ctx, d.probe(r))
-	})
+	}) {
+		return c.backOff()
+	}
 	return period
+}
+
+// backOff returns how long to wait after a failure.
+func (c *conversation) backOff() time.Duration {
+	wait := c.retry
+	c.retry = min(2*c.retry, lastRetry)
+	return wait
 }
 
 // say makes a call to the weavelet and keeps count of those unanswered.
@@ -156,8 +167,7 @@ func (d *Deployment) say(r *replica, c *conversation, what string, f func(contex
 	took := time.Since(start)
 	switch {
 	case err == nil:
-		c.misses = 0
-		c.contact = time.Now()
+		c.misses, c.retry, c.contact = 0, firstRetry, time.Now()
 	case errors.Is(err, ErrEnded) || d.life.Err() != nil:
 		return false
 	case errors.Is(err, context.DeadlineExceeded):
@@ -196,6 +206,13 @@ func (d *Deployment) probe(r *replica) *protos.RoutingInfo {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return &protos.RoutingInfo{Component: placement.Main, Replicas: d.components[placement.Main].group.addresses}
+}
+
+// brokenBy returns why the weavelet can never do what it is for, if so.
+func (d *Deployment) brokenBy(r *replica) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return r.broken
 }
 
 func (d *Deployment) isServing(r *replica) bool {

@@ -129,12 +129,9 @@ func checkReplicas(plan placement.Plan, opts Options) error {
 		_, ok := plan.GroupOf(name)
 		return ok
 	}
-	for name, n := range opts.ReplicasOf {
+	for name := range opts.ReplicasOf {
 		if !known(name) {
 			return fmt.Errorf("Options.ReplicasOf names %q, which is no group and no component%s", name, didYouMean(name, groupNames(plan)))
-		}
-		if n < 0 {
-			return fmt.Errorf("Options.ReplicasOf: %s has %d replicas", name, n)
 		}
 	}
 	for name := range opts.ResourcesOf {
@@ -229,6 +226,7 @@ func (d *Deployment) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		timeout, reason = d.opts.StopTimeout, context.Cause(ctx).Error()
+		d.requestStop() // nobody drains for callers that end too
 	case <-d.stopc:
 		d.mu.Lock()
 		if d.failure != nil {

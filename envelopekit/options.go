@@ -3,6 +3,7 @@ package envelopekit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -69,6 +70,14 @@ type Options struct {
 	// Assigner makes the assignments of routed components. Nil means
 	// [EqualSplit].
 	Assigner Assigner
+
+	// Members, if not nil, is told the replicas of a routed component, by
+	// address, sorted, when they change; and then there is no Assigner: the
+	// assignments are those that [Deployment.PublishAssignment] is given, and
+	// callers of a component wait for its first one. This is for load-driven
+	// controllers such as package routing's. It is not called concurrently for
+	// one component, but concurrently for several.
+	Members func(component string, replicas []string)
 
 	// Export opens the frontend of a listener, once for each listener of the
 	// binary, when Run begins; an error fails Run. Nil exports nothing: clients
@@ -185,7 +194,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Liveness.Failures", o.Liveness.Failures < 0},
 	} {
 		if f.bad {
-			return o, fmt.Errorf("Options.%s is negative", f.name)
+			return o, fmt.Errorf("negative Options.%s", f.name)
 		}
 	}
 	if err := o.Restart.validate(); err != nil {
@@ -196,6 +205,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Launcher == nil {
 		o.Launcher = &ProcessLauncher{}
+	}
+	if o.Assigner != nil && o.Members != nil {
+		return o, errors.New("both Options.Assigner and Options.Members are set: choose who makes assignments")
 	}
 	if o.Assigner == nil {
 		o.Assigner = AssignerFunc(EqualSplit)

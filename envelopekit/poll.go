@@ -198,6 +198,17 @@ func (d *Deployment) Load(ctx context.Context) []Report[*protos.LoadReport] {
 	return poll(ctx, d, func(ctx context.Context, w Weavelet) (*protos.LoadReport, error) { return w.Load(ctx) })
 }
 
+// LoadAt asks the weavelet at an address for its load since the last call of
+// Load or LoadAt.
+func (d *Deployment) LoadAt(ctx context.Context, address string) (*protos.LoadReport, error) {
+	for _, r := range d.live() {
+		if r.address == address {
+			return r.weavelet.Load(ctx)
+		}
+	}
+	return nil, fmt.Errorf("load at %s: %w", address, ErrEnded)
+}
+
 // Profile returns the sum of the profiles of all groups, in pprof's format. Of
 // each group one replica is asked, and counts for all. A group that cannot be
 // profiled is left out; the error then says so.

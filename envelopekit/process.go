@@ -1,6 +1,7 @@
 package envelopekit
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -29,6 +30,10 @@ const (
 	// deployer; the constant is internal upstream.
 	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
 
+	// deployerSocket is the name of the socket on which the deployer answers a
+	// weavelet, in the weavelet's directory.
+	deployerSocket = "d"
+
 	// maxSocketPath is what fits into sockaddr_un on every platform (104 bytes
 	// on darwin, 108 on Linux, a NUL included). A longer path would hang.
 	maxSocketPath = 103
@@ -54,8 +59,9 @@ const (
 // weavelet ends, what is left of its process group is killed.
 type ProcessLauncher struct {
 	// Dir is where each weavelet gets a directory for its sockets, removed
-	// when it ends. Empty means os.TempDir(). It must be short: a socket's
-	// path is limited to about 100 bytes.
+	// when it ends, or by the next launcher with this Dir if this process is
+	// killed. It must be short: a socket's path is limited to about 100
+	// bytes. Empty means os.TempDir() or, if that is too long, /tmp.
 	Dir string
 
 	// MaxLine is the longest line of output that becomes one log entry. Longer
@@ -66,6 +72,8 @@ type ProcessLauncher struct {
 	// Logger gets the messages of the connections to weavelets. Nil discards
 	// them.
 	Logger *slog.Logger
+
+	swept sync.Once
 }
 
 // Launch implements [Launcher].
@@ -78,13 +86,15 @@ func (l *ProcessLauncher) Launch(ctx context.Context, spec Spec, h envelope.Enve
 }
 
 func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.EnvelopeHandler) (Weavelet, error) {
-	dir, err := os.MkdirTemp(l.Dir, "wk")
+	base := cmp.Or(l.Dir, tempDir())
+	l.swept.Do(func() { sweep(base) })
+	dir, err := os.MkdirTemp(base, fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for sockets: %w", err)
 	}
 	if longest := filepath.Join(dir, "_uds9999999999"); len(longest) > maxSocketPath {
 		os.Remove(dir)
-		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter directory (ProcessLauncher.Dir or TMPDIR)", dir, maxSocketPath)
+		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter ProcessLauncher.Dir", dir, maxSocketPath)
 	}
 	logger := l.Logger
 	if logger == nil {
@@ -104,7 +114,7 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 	// The deployer's socket listens before the process starts, so that the
 	// weavelet's first attempt to connect succeeds; a failed one would cost it
 	// a wait of 10 ms and more.
-	socket, err := net.Listen("unix", filepath.Join(dir, "d"))
+	socket, err := net.Listen("unix", filepath.Join(dir, deployerSocket))
 	if err != nil {
 		end()
 		os.RemoveAll(dir)
@@ -134,6 +144,15 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		return nil, errors.Join(err, p.kill())
 	}
 	return p, nil
+}
+
+// tempDir returns a directory for temporary files whose name is short enough.
+func tempDir() string {
+	dir := os.TempDir()
+	if longest := len(dir) + len("/wk1234567-1234567890/_uds9999999999"); longest > maxSocketPath && runtime.GOOS != "windows" {
+		return "/tmp"
+	}
+	return dir
 }
 
 // A process is a weavelet that runs as a process of this machine.
@@ -197,6 +216,11 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 		err := p.cmd.Start()
 		outw.Close()
 		errw.Close()
+		if err == nil { // before wait waits for them
+			pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
+			p.wg.Go(func() { pump.run("stdout", stdout) })
+			p.wg.Go(func() { pump.run("stderr", stderr) })
+		}
 		started <- err
 		if err == nil {
 			p.wait(stdout, stderr)
@@ -207,10 +231,6 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 		stderr.Close()
 		return err
 	}
-
-	pump := outputPump{args: args, max: maxLine, tail: &p.tail, h: h}
-	p.wg.Go(func() { pump.run("stdout", stdout) })
-	p.wg.Go(func() { pump.run("stderr", stderr) })
 	return nil
 }
 

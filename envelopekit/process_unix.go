@@ -27,3 +27,6 @@ func exitError(cmd *exec.Cmd, err error) error {
 	}
 	return e
 }
+
+// alive reports whether there is a process of that id, or may be.
+func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }

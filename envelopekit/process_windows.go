@@ -2,6 +2,7 @@ package envelopekit
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"syscall"
 )
@@ -25,4 +26,14 @@ func exitError(cmd *exec.Cmd, err error) error {
 		return err
 	}
 	return &ExitError{Pid: cmd.Process.Pid, Status: exit.ExitCode()}
+}
+
+// alive reports whether there is a process of that id, or may be.
+func alive(pid int) bool {
+	p, err := os.FindProcess(pid) // fails if there is none
+	if err != nil {
+		return false
+	}
+	p.Release()
+	return true
 }

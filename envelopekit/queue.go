@@ -2,6 +2,7 @@ package envelopekit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -63,12 +64,15 @@ func (d *Deployment) startPumps(wg *sync.WaitGroup, done <-chan struct{}) {
 	if d.logs != nil {
 		wg.Go(func() {
 			var told uint64
+			var last time.Time
 			d.logs.run(done, func(e *protos.LogEntry) {
-				if dropped := d.logs.dropped.Load(); dropped > told {
-					d.opts.Log(d.droppedEntry(dropped - told))
-					told = dropped
-				}
 				d.opts.Log(e)
+				// Also when nothing follows; but not with every entry of a flood.
+				dropped := d.logs.dropped.Load()
+				if dropped > told && (len(d.logs.c) == 0 || time.Since(last) > time.Second) {
+					d.opts.Log(d.droppedEntry(dropped - told))
+					told, last = dropped, time.Now()
+				}
 			})
 		})
 	}
@@ -85,18 +89,29 @@ func (d *Deployment) startPumps(wg *sync.WaitGroup, done <-chan struct{}) {
 	}
 }
 
+// initFailed is what a weavelet's runtime logs when a component could not be
+// made: its section of the configuration is refused, or its Init has failed.
+// That is for good, and there is no other way to learn of it.
+const initFailed = "Failed to construct"
+
 // log takes an entry of the weavelet. What its runtime complains about is
-// remembered, to answer Why.
+// remembered, to answer Why and to replace what cannot work any more.
 func (d *Deployment) log(r *replica, e *protos.LogEntry) {
 	if e.Level == "ERROR" && logging.IsSystemGenerated(e) {
-		complaint := e.Msg
+		complaint, cause := e.Msg, ""
 		for i := 0; i+1 < len(e.Attrs); i += 2 {
 			if e.Attrs[i] == "component" || e.Attrs[i] == "err" {
 				complaint += fmt.Sprintf(" %s=%s", e.Attrs[i], e.Attrs[i+1])
 			}
+			if e.Attrs[i] == "err" {
+				cause = e.Attrs[i+1]
+			}
 		}
 		d.mu.Lock()
 		r.complaint = complaint
+		if e.Msg == initFailed {
+			d.failInitLocked(r, errors.New(cause))
+		}
 		d.mu.Unlock()
 	}
 	if d.logs != nil {
@@ -104,7 +119,7 @@ func (d *Deployment) log(r *replica, e *protos.LogEntry) {
 	}
 }
 
-// droppedEntry is the log entry that says how many are missing in its place.
+// droppedEntry is the log entry that says how many are missing.
 func (d *Deployment) droppedEntry(n uint64) *protos.LogEntry {
 	return &protos.LogEntry{
 		App:        d.app.Name,

@@ -58,7 +58,7 @@ func (r Restart) validate() error {
 		{"GiveUp", r.GiveUp < 0},
 	} {
 		if f.bad {
-			return fmt.Errorf("Options.Restart.%s is negative", f.name)
+			return fmt.Errorf("negative Options.Restart.%s", f.name)
 		}
 	}
 	return nil

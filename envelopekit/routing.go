@@ -22,10 +22,12 @@ type component struct {
 	active      bool
 	routed      bool
 	assignment  *protos.Assignment // the newest, if routed
-	assigned    uint64             // the last version of an assignment
+	assigned    uint64             // the highest version of an assignment
 	routing     *protos.RoutingInfo
 	version     uint64 // of routing; 0 before the first
 	subscribers map[*replica]bool
+
+	members []string // what Options.Members was told; used by its goroutine only
 }
 
 // A subscription says how much of a component's routing a weavelet was told.
@@ -190,6 +192,20 @@ func (d *Deployment) assign(g *group) {
 }
 
 func (d *Deployment) assignComponent(c *component, addresses []string, gen uint64) {
+	if d.opts.Members != nil {
+		d.mu.Lock()
+		if c.assignment != nil && (c.routing == nil || !slices.Equal(c.routing.Replicas, addresses)) {
+			// Slices of replicas that have left wait for the next assignment.
+			d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: addresses, Assignment: c.assignment})
+		}
+		d.mu.Unlock()
+		if !slices.Equal(c.members, addresses) {
+			c.members = addresses
+			d.opts.Members(c.name, slices.Clone(addresses))
+		}
+		return
+	}
+
 	d.mu.Lock()
 	prev := c.assignment
 	d.mu.Unlock()
@@ -211,7 +227,7 @@ func (d *Deployment) assignComponent(c *component, addresses []string, gen uint6
 		}
 		return
 	}
-	d.setAssignmentLocked(c, next)
+	d.setAssignmentLocked(c, next, c.assigned+1)
 }
 
 // askAssigner returns the Assigner's assignment, or an equal split if it has
@@ -228,15 +244,15 @@ func (d *Deployment) askAssigner(c *component, addresses []string, prev *protos.
 	return next
 }
 
-// setAssignmentLocked publishes the assignment under the next version, unless
+// setAssignmentLocked publishes the assignment under the version, unless
 // nothing has changed.
-func (d *Deployment) setAssignmentLocked(c *component, next *protos.Assignment) {
+func (d *Deployment) setAssignmentLocked(c *component, next *protos.Assignment, version uint64) {
 	same := next == c.assignment || c.assignment != nil && proto.Equal(
 		&protos.Assignment{Slices: next.Slices}, &protos.Assignment{Slices: c.assignment.Slices})
 	if !same {
 		next = protomsg.Clone(next)
-		c.assigned++
-		next.Version = c.assigned
+		c.assigned = version
+		next.Version = version
 		c.assignment = next
 	}
 	if !same || c.routing == nil || !slices.Equal(c.routing.Replicas, c.group.addresses) {
@@ -257,9 +273,10 @@ func (d *Deployment) Reassign() {
 }
 
 // PublishAssignment replaces the assignment of a routed component by one that
-// was made elsewhere. Its slices must name replicas that are there; its
-// version does not matter, the deployment sets it. It satisfies the publisher
-// interfaces of load-driven controllers.
+// was made elsewhere; it is how a load-driven controller hands them over, see
+// Options.Members. Its slices must name replicas that are there. Its version is
+// kept if it is above that of the last assignment; otherwise it becomes one
+// more than that, since versions only rise.
 func (d *Deployment) PublishAssignment(_ context.Context, component string, a *protos.Assignment) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -275,7 +292,7 @@ func (d *Deployment) PublishAssignment(_ context.Context, component string, a *p
 	if err := checkAssignment(a, c.group.addresses); err != nil {
 		return fmt.Errorf("publish an assignment of %s: %w", component, err)
 	}
-	d.setAssignmentLocked(c, a)
+	d.setAssignmentLocked(c, a, max(a.Version, c.assigned+1))
 	return nil
 }
 

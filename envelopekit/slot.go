@@ -74,6 +74,7 @@ type replica struct {
 	ready     []string          // components that have initialized
 	problem   string            // the last call that failed, "" when the next succeeds
 	complaint string            // the last error that its runtime logged
+	broken    error             // why it can never do what it is for
 	metrics   metricsState
 }
 
@@ -301,6 +302,19 @@ func (d *Deployment) leaveLocked(r *replica) {
 	for name := range r.listeners {
 		d.frontends[name].markLocked()
 	}
+}
+
+// failInitLocked notes that a component of the replica cannot be made. That
+// ends a replica that has no other component that works; one that has goes on
+// for the sake of that.
+func (d *Deployment) failInitLocked(r *replica, err error) {
+	if len(r.ready) > 0 {
+		e := Event{Kind: Problem, Group: r.slot.g.Name, Replica: r.slot.number, Reason: err.Error()}
+		d.events.add(e)
+		return
+	}
+	r.broken = err
+	r.kick()
 }
 
 // forget ends what the deployment knows of a weavelet that has ended.

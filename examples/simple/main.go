@@ -1,5 +1,5 @@
 // Command simple is the smallest deployer: it runs every component of a
-// Service Weaver binary in a process of its own until ctrl-C.
+// Service Weaver binary in a process of its own, until ctrl-C.
 //
 //	simple ./collatz
 package main
@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,30 +17,24 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: simple BINARY")
-		os.Exit(2)
+		log.Fatal("usage: simple BINARY")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context, binary string) error {
-	app, err := envelopekit.LoadBinary(binary)
+	app, err := envelopekit.LoadBinary(os.Args[1])
 	if err != nil {
-		return err
+		log.Fatal(err)
 	}
 	d, err := envelopekit.New(app, envelopekit.Options{})
 	if err != nil {
-		return err
+		log.Fatal(err)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	go func() {
-		for event := range d.Events(context.Background(), 0) {
+		for event := range d.Events(ctx, 0) {
 			fmt.Println(event)
 		}
 	}()
-	return d.Run(ctx)
+	if err := d.Run(ctx); err != nil {
+		log.Fatal(err)
+	}
 }
