@@ -277,21 +277,21 @@ func TestHandlerConcurrency(t *testing.T) {
 	}
 }
 
-// auditing overrides one method and keeps the rest, as the Handler's comment
+// overriding replaces one method and keeps the rest, as the Handler's comment
 // says.
-type auditing struct {
+type overriding struct {
 	*envelopekit.Handler
 	activated *[]string
 }
 
-func (a auditing) ActivateComponent(ctx context.Context, req *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
+func (a overriding) ActivateComponent(ctx context.Context, req *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
 	*a.activated = append(*a.activated, req.Component)
 	return a.Handler.ActivateComponent(ctx, req)
 }
 
 func TestHandlerEmbedded(t *testing.T) {
 	var activated []string
-	var h envelope.EnvelopeHandler = auditing{&envelopekit.Handler{}, &activated}
+	var h envelope.EnvelopeHandler = overriding{&envelopekit.Handler{}, &activated}
 	if _, err := h.ActivateComponent(t.Context(), &protos.ActivateComponentRequest{Component: "c"}); err != nil || len(activated) != 1 {
 		t.Errorf("activated %q, error %v", activated, err)
 	}

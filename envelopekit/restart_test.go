@@ -117,12 +117,12 @@ func TestIsFault(t *testing.T) {
 
 func TestRestartValidate(t *testing.T) {
 	for want, r := range map[string]envelopekit.Restart{
-		"":                                   {},
-		"Options.Restart.Base is negative":   {Base: -1},
-		"Options.Restart.Max is negative":    {Max: -1},
-		"Options.Restart.Stable is negative": {Stable: -1},
-		"Options.Restart.StartAttempts is negative": {StartAttempts: -1},
-		"Options.Restart.GiveUp is negative":        {GiveUp: -1},
+		"":                                       {},
+		"negative Options.Restart.Base":          {Base: -1},
+		"negative Options.Restart.Max":           {Max: -1},
+		"negative Options.Restart.Stable":        {Stable: -1},
+		"negative Options.Restart.StartAttempts": {StartAttempts: -1},
+		"negative Options.Restart.GiveUp":        {GiveUp: -1},
 	} {
 		err := r.Validate()
 		if (err == nil) != (want == "") || err != nil && err.Error() != want {
