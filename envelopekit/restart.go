@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -88,9 +89,10 @@ func (c failureCount) delay(r Restart, random float64) time.Duration {
 		return 0
 	}
 	d := r.Max
-	if shift := c.failures - 2; shift < 30 && r.Base<<shift>>shift == r.Base {
-		d = min(d, r.Base<<shift)
+	if shift := c.failures - 2; r.Base <= r.Max>>shift { // Base<<shift fits, too
+		d = r.Base << shift
 	}
+	d = min(d, math.MaxInt64/2) // room for the variation
 	return time.Duration(float64(d) * (0.8 + 0.4*random))
 }
 
