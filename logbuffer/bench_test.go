@@ -434,6 +434,7 @@ func BenchmarkMerge(b *testing.B) {
 			b.ReportAllocs()
 			dst := make([]logbuffer.Item[uint64], 256)
 			total := 0
+			b.ResetTimer()
 			for total < b.N {
 				b.StopTimer()
 				m, err := logbuffer.NewMerge(func(e uint64) int64 { return int64(e) }, logbuffer.MergeOptions{Wait: time.Second})

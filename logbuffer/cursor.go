@@ -159,6 +159,11 @@ func (r *cursor[E]) end(err error) {
 	r.stopWaiting()
 }
 
+func (r *cursor[E]) close() {
+	r.end(ErrClosed)
+	r.missed = 0
+}
+
 // lag returns how many entries have been written that the reader has not passed.
 func (r *cursor[E]) lag() uint64 {
 	_, next := r.log.span()
