@@ -96,7 +96,7 @@ func (b *Buffer[T]) Write(entries ...T) (n int, err error) {
 	default:
 		n, err = b.write(entries)
 	}
-	if b.log.head.Load() != nil {
+	if b.log.busy.Load() != 0 {
 		b.log.wake()
 	}
 	return n, err

@@ -1,11 +1,14 @@
 package logbuffer
 
-// Waiters returns how many waiters are on the list of a buffer. No reader may
-// be about to block.
-func Waiters[T any](b *Buffer[T]) int {
+// Blocked returns how many readers of a buffer are blocked.
+func Blocked[T any](b *Buffer[T]) int {
 	n := 0
-	for w := b.log.head.Load(); w != nil; w = w.next {
-		n++
+	for i := range b.log.shards {
+		if s := b.log.shards[i].Load(); s != nil {
+			s.mu.Lock()
+			n += s.blocked
+			s.mu.Unlock()
+		}
 	}
 	return n
 }

@@ -112,7 +112,7 @@ func (l *Lines) Write(p []byte) (n int, err error) {
 	} else {
 		n, err = l.write(p, false)
 	}
-	if l.log.head.Load() != nil {
+	if l.log.busy.Load() != 0 {
 		l.log.wake()
 	}
 	return n, err

@@ -29,7 +29,8 @@ type log[E any] struct {
 	oldest    atomic.Pointer[chunk[E]] // the oldest retained chunk; moved by the writer
 	oldestSeq atomic.Uint64            // sequence number of the first entry retained
 
-	readers atomic.Int64
+	readers  atomic.Int64
+	blockers atomic.Uint32 // readers that have ever blocked, to spread them over the shards
 
 	waitList
 }

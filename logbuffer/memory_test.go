@@ -75,7 +75,7 @@ func TestBlockedReaderSmall(t *testing.T) {
 	}
 	blocked := heapOf(n, func() {
 		close(start)
-		for logbuffer.Waiters(buf) < n {
+		for logbuffer.Blocked(buf) < n {
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -196,7 +196,7 @@ func TestForgottenReaderIsGarbage(t *testing.T) {
 			defer close(done)
 			r.Read(ctx, make([]uint64, 1))
 		}()
-		for logbuffer.Waiters(buf) == 0 {
+		for logbuffer.Blocked(buf) == 0 {
 			runtime.Gosched()
 		}
 		buf.Write(1)

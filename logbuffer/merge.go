@@ -71,7 +71,7 @@ type input[T any] struct {
 	source string
 	order  int // among all inputs ever added
 	reader *Reader[T]
-	notify func()
+	watcher
 
 	// Owned by the goroutine that reads.
 	state   inputState
@@ -82,7 +82,7 @@ type input[T any] struct {
 	later   *input[T]
 
 	// Guarded by Merge.mu.
-	next    *input[T] // in Merge.events
+	event   *input[T] // the next in Merge.events
 	listed  bool      // in Merge.events
 	removed bool
 }
@@ -130,7 +130,6 @@ func (m *Merge[T]) Add(source string, r *Reader[T]) (remove func()) {
 		defer m.mu.Unlock()
 		m.eventLocked(in)
 	}
-	r.cursor.stopWaiting() // it may have blocked before; now it will be notified
 	if !m.enter(in) {
 		r.Close()
 		return func() {}
@@ -310,7 +309,7 @@ func (m *Merge[T]) look(in *input[T]) {
 			in.state = silent
 			m.drop(in)
 			return
-		case in.reader.cursor.arm(in.notify):
+		case in.reader.cursor.arm(&in.watcher):
 			in.view, in.state = nil, silent
 			return
 		}
@@ -328,6 +327,7 @@ func (m *Merge[T]) drop(in *input[T]) {
 	m.inputs[in.at], last.at = last, in.at
 	m.inputs[len(m.inputs)-1] = nil
 	m.inputs = m.inputs[:len(m.inputs)-1]
+	in.reader.cursor.log.disarm(&in.watcher)
 	in.reader.Close()
 }
 
@@ -337,7 +337,7 @@ func (m *Merge[T]) eventLocked(in *input[T]) {
 		return
 	}
 	in.listed = true
-	in.next = m.events
+	in.event = m.events
 	m.events = in
 	m.pending.Store(true)
 	m.wakeLocked()
@@ -348,7 +348,7 @@ func (m *Merge[T]) collect() {
 	m.mu.Lock()
 	for m.events != nil {
 		in := m.events
-		m.events, in.next, in.listed = in.next, nil, false
+		m.events, in.event, in.listed = in.event, nil, false
 		m.turn = append(m.turn, change[T]{in, in.removed})
 	}
 	m.pending.Store(false)
