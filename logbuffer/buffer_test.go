@@ -386,6 +386,65 @@ func TestHandOffs(t *testing.T) {
 	wg.Wait()
 }
 
+// Every write wakes everybody, over and over, while others are cancelled: no
+// later write makes up for a wake-up that is lost.
+func TestWakeEverybody(t *testing.T) {
+	const readers, rounds = 200, 500
+	buf := newBuffer(t, logbuffer.Options{})
+	var wg sync.WaitGroup
+	var got atomic.Int64
+	for range readers {
+		r := buf.FromNow()
+		wg.Go(func() {
+			defer r.Close()
+			dst := make([]uint64, 4)
+			for {
+				n, missed, err := r.Read(context.Background(), dst)
+				if err == io.EOF {
+					return
+				}
+				if missed != 0 || err != nil {
+					t.Error(missed, err)
+				}
+				got.Add(int64(n))
+			}
+		})
+	}
+	stop := make(chan bool)
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				r := buf.FromNow()
+				go cancel()
+				r.Read(ctx, make([]uint64, 1))
+				r.Close()
+			}
+		})
+	}
+	deadline := time.Now().Add(time.Minute)
+	for round := range rounds {
+		buf.Write(uint64(round))
+		if round%3 == 0 {
+			buf.Write(uint64(round)) // on the heels of the first
+			got.Add(-readers)
+		}
+		for want := int64(round+1) * readers; got.Load() != want; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: %d read, want %d", round, got.Load(), want)
+			}
+		}
+	}
+	close(stop)
+	buf.Close()
+	wg.Wait()
+}
+
 // A write, a Close and a cancellation meet a read that is about to block, in
 // whatever order: the read always returns, and tells the truth.
 func TestCloseCancelRaces(t *testing.T) {

@@ -3,6 +3,7 @@ package logbuffer
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 )
 
@@ -103,11 +104,12 @@ func (l *log[E]) end() {
 		}
 		s := c.state.Or(closed)
 		c.release()
-		// On a sealed chunk, which the writer has just left, the flag is
-		// without effect.
 		if s&sealed == 0 {
 			break
 		}
+		// The writer is about to move on. The flag has no effect on a chunk
+		// that it has sealed.
+		runtime.Gosched()
 	}
 	l.wake()
 }

@@ -83,8 +83,8 @@ func TestBlockedReaderSmall(t *testing.T) {
 	buf.Close()
 	wg.Wait()
 	t.Logf("a blocked reader takes %.0f B more", blocked)
-	if blocked > 300 {
-		t.Errorf("a blocked reader takes %.0f B more; want at most 300", blocked)
+	if blocked > 100 {
+		t.Errorf("a blocked reader takes %.0f B more; want at most 100", blocked)
 	}
 }
 

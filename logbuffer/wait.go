@@ -40,7 +40,7 @@ type shard struct {
 	blocked int       // readers that wait on cond and have not been woken; guarded by mu
 	cond    sync.Cond // L is a parkLock of mu
 
-	_ [128 - 80]byte // neighbours are for other processors
+	_ [48]byte // to 128: neighbours in memory may be in use by other processors
 }
 
 // parkLock is the Locker of a condition variable whose waiters, once woken,
