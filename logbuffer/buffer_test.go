@@ -76,7 +76,7 @@ func TestBadOptions(t *testing.T) {
 	}{
 		{logbuffer.LineOptions{MaxBytes: -1}, "MaxBytes"},
 		{logbuffer.LineOptions{MaxBytes: 9}, "MaxBytes"},
-		{logbuffer.LineOptions{MaxBytes: math.MaxInt}, "MaxBytes"},
+		{logbuffer.LineOptions{MaxBytes: math.MinInt}, "MaxBytes"},
 		{logbuffer.LineOptions{ChunkBytes: -1}, "ChunkBytes"},
 		{logbuffer.LineOptions{ChunkBytes: 4}, "ChunkBytes"},
 		{logbuffer.LineOptions{MaxBytes: 1000, ChunkBytes: 501}, "ChunkBytes"},
@@ -86,6 +86,11 @@ func TestBadOptions(t *testing.T) {
 		_, err := logbuffer.NewLines(test.opts)
 		if err == nil || !strings.Contains(err.Error(), "LineOptions."+test.field+" is ") {
 			t.Errorf("%+v: %v", test.opts, err)
+		}
+	}
+	if tooMuch := uint64(1<<40 + 1); tooMuch <= math.MaxInt {
+		if _, err := logbuffer.NewLines(logbuffer.LineOptions{MaxBytes: int(tooMuch)}); err == nil {
+			t.Errorf("%d bytes accepted", tooMuch)
 		}
 	}
 	for _, opts := range []logbuffer.LineOptions{{}, {MaxBytes: 10}, {MaxBytes: 80, MaxLine: 1}, {MaxBytes: 80, MaxLine: 36}, {ChunkBytes: 1 << 19}, {MaxLine: 1 << 18}} {

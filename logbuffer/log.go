@@ -82,8 +82,10 @@ func (l *log[E]) fresh(base uint64) *chunk[E] {
 	if l.chunks == l.limit {
 		old := l.oldest.Load()
 		next := old.next.Load()
-		l.oldestSeq.Store(next.base)
+		// In this order, so that a reader sent away by oldestSeq finds oldest
+		// moved already.
 		l.oldest.Store(next)
+		l.oldestSeq.Store(next.base)
 		// A reader left behind in old must not pin what comes after it.
 		old.next.Store(nil)
 		if old.reuse(base, l.wipe) {
@@ -98,10 +100,7 @@ func (l *log[E]) fresh(base uint64) *chunk[E] {
 // end closes the log for the writer. Any goroutine may call it, again too.
 func (l *log[E]) end() {
 	for {
-		c := l.tail.Load()
-		if !c.acquire() {
-			continue
-		}
+		c := l.newest()
 		s := c.state.Or(closed)
 		c.release()
 		if s&sealed == 0 {
@@ -114,17 +113,29 @@ func (l *log[E]) end() {
 	l.wake()
 }
 
+// newest returns, with a reference, the newest chunk.
+func (l *log[E]) newest() *chunk[E] {
+	for {
+		c := l.tail.Load()
+		if c.acquire() {
+			if c == l.tail.Load() { // and was not reused before acquire
+				return c
+			}
+			c.release()
+		}
+	}
+}
+
 // find returns, with a reference, the chunk in which the entry seq is or will
 // be, or the oldest chunk if the entry is gone. seq must not be greater than
 // the number of entries written.
 func (l *log[E]) find(seq uint64) *chunk[E] {
 	// Most readers are close to the end.
-	if c := l.tail.Load(); c.acquire() {
-		if c.base <= seq {
-			return c
-		}
-		c.release()
+	c := l.newest()
+	if c.base <= seq {
+		return c
 	}
+	c.release()
 	for {
 		c := l.oldest.Load()
 		if !c.acquire() {
@@ -168,10 +179,7 @@ func (c *chunk[E]) follow(s uint64) *chunk[E] {
 func (l *log[E]) span() (first, next uint64) {
 	for {
 		first = l.oldestSeq.Load()
-		c := l.tail.Load()
-		if !c.acquire() {
-			continue
-		}
+		c := l.newest()
 		next = c.base + count(c.state.Load())
 		c.release()
 		if l.oldestSeq.Load() == first {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,7 +113,8 @@ func NewMerge[T any](key func(T) int64, opts MergeOptions) (*Merge[T], error) {
 	if opts.Wait < 0 {
 		return nil, fmt.Errorf("logbuffer: MergeOptions.Wait is %v, less than 0", opts.Wait)
 	}
-	m := &Merge[T]{key: key, wait: opts.Wait, begin: time.Now()}
+	wait := min(opts.Wait, math.MaxInt64/2) // so that adding to it does not overflow
+	m := &Merge[T]{key: key, wait: wait, begin: time.Now()}
 	m.cond.L = &m.mu
 	return m, nil
 }

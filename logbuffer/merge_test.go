@@ -108,11 +108,11 @@ func TestMergeWait(t *testing.T) {
 		}
 		synctest.Wait()
 		a.Write(50)
-		time.Sleep(wait - 1)
+		time.Sleep(wait - time.Nanosecond)
 		expect()
 		b.Write(40) // just in time
 		expect()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect(seen{"b40", wait}, seen{"a50", wait}) // nobody waits for c any longer
 		b.Write(60)
 		a.Write(70)
@@ -266,9 +266,6 @@ func TestMergeRaces(t *testing.T) {
 					m.Add(fmt.Sprint(i), buf.FromOldest())
 				}
 				all.Go(func() {
-					if i%2 == 1 {
-						defer m.Add(fmt.Sprint(i), buf.FromOldest())
-					}
 					if i%10 == 3 { // one that goes away again, unheard or not
 						m.Add("gone", buf.FromOldest())()
 					}
@@ -276,6 +273,9 @@ func TestMergeRaces(t *testing.T) {
 						buf.Write(clock.Add(1))
 					}
 					buf.Close()
+					if i%2 == 1 {
+						m.Add(fmt.Sprint(i), buf.FromOldest())
+					}
 				})
 			}
 			all.Wait()
