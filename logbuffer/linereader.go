@@ -127,6 +127,6 @@ func (r *LineReader) Lag() uint64 { return r.cursor.lag() }
 // Close lets go of the log. It must not be called while another goroutine is in
 // Read: cancel that one's context first. The error is always nil.
 func (r *LineReader) Close() error {
-	r.cursor.end(ErrClosed)
+	r.cursor.close()
 	return nil
 }

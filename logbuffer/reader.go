@@ -156,6 +156,6 @@ func (r *Reader[T]) Lag() uint64 { return r.cursor.lag() }
 // Close lets go of the buffer. It must not be called while another goroutine
 // is in Read: cancel that one's context first. The error is always nil.
 func (r *Reader[T]) Close() error {
-	r.cursor.end(ErrClosed)
+	r.cursor.close()
 	return nil
 }
