@@ -7,11 +7,15 @@ import (
 
 const (
 	copyShare    = 0.75 // of Options.HotShare: what each copy of a hot slice should have
-	lossShare    = 1.1  // of Options.HotShare: what the copies left by a leaver may have
 	maxTolerance = 0.08
-	noiseErrors  = 3.0 // standard errors of a replica's load that are put down to chance
-	settle       = 0.4 // of the tolerance: where moving stops
-	crowded      = 1.5 // slices, as a multiple of what is aimed at, from which cold ones merge
+	noiseErrors  = 3.0  // standard errors of a replica's load that are put down to chance
+	settle       = 0.4  // of the tolerance: where moving stops
+	settleLate   = 0.8  // the same right after a leave
+	spaceWeight  = 0.1  // load that a replica with twice its share of the key space counts as having more
+	narrow       = 1.25 // of the nominal width of a slice: what costs little key space to copy
+	maxThin      = 4    // copies of a piece that finds no room, as a multiple of what it needs
+	joinSpace    = 0.7  // of its share of the key space: what a joiner should get at least
+	crowded      = 1.5  // slices, as a multiple of what is aimed at, from which cold ones merge
 	uncrowded    = 1.25
 )
 
@@ -34,7 +38,8 @@ func (s *step) balance() {
 	s.measure()
 	s.weigh()
 	tolerance := s.tolerance()
-	busy := s.hottest() > 1+tolerance
+	s.top = 1 + tolerance
+	busy := s.hottest() > s.top
 	s.cutSlices(busy)
 	s.adopt()
 	s.weigh()
@@ -43,8 +48,12 @@ func (s *step) balance() {
 	s.held.index(s.segs, len(s.names))
 	s.classify()
 	s.join()
-	if s.hottest() > 1+tolerance {
-		s.shift(Overloaded, 1+settle*tolerance, false)
+	if s.hottest() > s.top {
+		to := settle
+		if len(s.orphans) > 0 {
+			to = settleLate // replicas came and went: move no more than has to be
+		}
+		s.shift(Overloaded, 1+to*tolerance, false)
 		if s.opts.Bound > 1 && s.hottest() > s.opts.Bound {
 			s.shift(Overloaded, s.opts.Bound, true)
 		}
@@ -78,6 +87,7 @@ func (s *step) measure() {
 // weigh sums up the load of each replica. A seg that is to have more holders
 // than it has counts for those it has by what they will carry.
 func (s *step) weigh() {
+	s.space = grow(s.space, len(s.names))
 	clear(s.sum)
 	for i := range s.segs {
 		x := &s.segs[i]
@@ -85,11 +95,19 @@ func (s *step) weigh() {
 		if len(s.want) == len(s.segs) {
 			n = max(n, int(s.want[i]))
 		}
-		share := x.load / float64(n)
+		share, w := x.load/float64(n), s.segWidth(i)/float64(n)
 		for _, h := range x.holders {
 			s.sum[h] += share
+			s.space[h] += w
 		}
 	}
+}
+
+// coldness orders replicas that might get something. Of two that are about
+// equally loaded the one with less key space comes first: else key space would
+// pile up on some, and much of it had to move when one of them leaves.
+func (s *step) coldness(r int32) float64 {
+	return s.used(r) + spaceWeight*max(0, s.space[r]*s.capSum/s.capacity[r]-1)
 }
 
 // tolerance returns how far above its share a replica may be: as asked, or more
@@ -149,7 +167,7 @@ func (s *step) adopt() {
 		case n == 0 && had == 0:
 			o.reason = Invalid
 		case n == 0:
-		case lost > 0 && x.load/float64(n) <= lossShare*hot:
+		case lost > 0 && x.load/float64(n)-x.load/float64(had) <= (s.top-1)*s.mean/4:
 			need = n // the others carry it
 		case lost > 0:
 			need = min(max(need, n), had)
@@ -167,12 +185,29 @@ func (s *step) adopt() {
 		default:
 			need = n
 		}
+		if o.reason == Left && need > n {
+			need = s.thin(i, need)
+		}
 		s.want[i] = int32(max(need, n))
 		o.share = x.load / float64(max(need, n))
 		for range need - n {
 			s.orphans = append(s.orphans, o)
 		}
 	}
+}
+
+// thin returns how many holders seg i, which lost some and should have need of
+// them, gets. Right after a leave all replicas are about full: a large piece
+// would push its new holder over the top, and that had to make room by giving
+// cold keys away, many of them. If the piece is narrow, some more copies of it
+// are cheaper.
+func (s *step) thin(i, need int) int {
+	small := (s.top - 1) * s.mean
+	if x := &s.segs[i]; x.load <= 2*small || s.segWidth(i)*float64(s.active*s.opts.SlicesPerReplica) > narrow {
+		return need
+	}
+	n := math.Ceil(s.segs[i].load / small)
+	return int(min(max(n, float64(need)), float64(maxThin*need), float64(s.active)))
 }
 
 // cool takes holders from segs that are not hot any more, the most loaded ones
@@ -261,10 +296,11 @@ func (s *step) place() {
 			}
 			x.holders = append(x.holders, r)
 			s.sum[r] += o.share
-			s.cold.set(r, s.used(r))
+			s.space[r] += s.segWidth(int(o.seg)) / float64(s.want[o.seg])
+			s.cold.set(r, s.coldness(r))
 		}
 		for _, r := range s.skip {
-			s.cold.set(r, s.used(r))
+			s.cold.set(r, s.coldness(r))
 		}
 	}
 }
@@ -274,7 +310,7 @@ func (s *step) fillCold() {
 	s.cold.reset(len(s.names))
 	for r := range int32(s.live) {
 		if s.capacity[r] > 0 {
-			s.cold.set(r, s.used(r))
+			s.cold.set(r, s.coldness(r))
 		}
 	}
 }
@@ -322,13 +358,18 @@ func (s *step) sorted(r int32) []int32 {
 }
 
 // pick chooses what from gives to to: the densest that carries at most want, or
-// else the lightest at all if even that leaves to cooler than from is. It
-// returns where in from's list that is, or -1.
-func (s *step) pick(from, to int32, want float64, free bool) int {
+// else the lightest at all if even that leaves to cooler than from is. With
+// wide set it is the least dense instead. It returns where in from's list that
+// is, or -1.
+func (s *step) pick(from, to int32, want float64, free, wide bool) int {
 	own := s.sorted(from)
 	over := -1
 	var overShare float64
-	for k, i := range own {
+	for k := range own {
+		if wide {
+			k = len(own) - 1 - k
+		}
+		i := own[k]
 		if i < 0 {
 			continue
 		}
@@ -373,8 +414,10 @@ func (s *step) hand(from, to int32, k int, reason Reason) {
 	s.sum[to] += share
 	s.hot.update(from, -s.used(from))
 	s.hot.update(to, -s.used(to))
-	s.cold.update(to, s.used(to))
-	s.cold.update(from, s.used(from))
+	s.space[from] -= s.cost(i)
+	s.space[to] += s.cost(i)
+	s.cold.update(to, s.coldness(to))
+	s.cold.update(from, s.coldness(from))
 }
 
 // join fills the replicas that hold nothing yet up to their share, from the
@@ -384,7 +427,7 @@ func (s *step) join() {
 	s.cold.reset(len(s.names))
 	for r := range int32(s.live) {
 		if s.joined[r] && s.capacity[r] > 0 && s.used(r) < 1 {
-			s.cold.set(r, s.used(r))
+			s.cold.set(r, s.coldness(r))
 		}
 	}
 	if s.cold.top() < 0 {
@@ -413,7 +456,9 @@ func (s *step) join() {
 		spare := s.sum[from] - s.target[from]
 		k := -1
 		if s.used(from) > s.used(to) || s.target[from] == 0 {
-			k = s.pick(from, to, min(max(spare, 0)+s.opts.HotShare*s.mean, room+grain/2), true)
+			// Densest first, but not only: else all key space stays with the old.
+			wide := s.space[to]*s.capSum/s.capacity[to] < joinSpace*s.used(to)
+			k = s.pick(from, to, min(max(spare, 0)+s.opts.HotShare*s.mean, room+grain/2), true, wide)
 		}
 		if k < 0 {
 			s.hot.remove(from)
@@ -430,14 +475,13 @@ func (s *step) join() {
 func (s *step) shift(reason Reason, stop float64, free bool) {
 	s.fillHot()
 	s.fillCold()
-	grain := s.mean / float64(s.opts.SlicesPerReplica)
 	for {
 		from, to := s.hot.top(), s.cold.top()
 		if from < 0 || s.used(from) <= stop || from == to {
 			return
 		}
-		want := min(s.sum[from]-s.target[from], s.target[to]-s.sum[to]) + grain/8
-		k := s.pick(from, to, want, free)
+		want := min(s.sum[from]-s.target[from], stop*s.target[to]-s.sum[to])
+		k := s.pick(from, to, want, free, false)
 		if k < 0 {
 			s.hot.remove(from)
 			continue
@@ -489,7 +533,7 @@ func (s *step) drain() {
 				for _, h := range x.holders {
 					n := float64(len(x.holders))
 					s.sum[h] += x.load/n - x.load/(n+1)
-					s.cold.update(h, s.used(h))
+					s.cold.update(h, s.coldness(h))
 				}
 				s.held.of(r)[k] = -1
 				continue

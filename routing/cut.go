@@ -29,15 +29,15 @@ func (s *step) cutSlices(busy bool) {
 		return
 	}
 	grain := s.mean / float64(s.opts.SlicesPerReplica)
-	limit := cutIdle * grain
-	if busy {
-		limit = cutBusy * grain
-	}
 	room := maxGrowth*s.opts.SlicesPerReplica*s.active - len(s.segs)
 	first := true
 	out := s.spare[:0]
 	for i := range s.segs {
 		x := s.segs[i]
+		limit := cutBusy * grain
+		if !busy {
+			limit = cutIdle * s.opts.HotShare * s.mean * float64(len(x.holders))
+		}
 		if x.load <= limit || room <= 0 && x.load <= s.opts.HotShare*s.mean {
 			if !first {
 				out = append(out, x)

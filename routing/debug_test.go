@@ -11,55 +11,37 @@ func TestDebug(t *testing.T) {
 	if os.Getenv("EXPLORE") == "" {
 		t.Skip()
 	}
-	for _, keys := range []int{20000, 100000} {
+	for _, mk := range []func(int, *rand.Rand) *law{zipf(1.01), zipf(1.2), hotRange} {
 		rng := rand.New(rand.NewPCG(7, 9))
 		R := 100
-		l := hotRange(keys, rng)
+		l := mk(100000, rng)
 		c := newCluster(l, R, 1e4*float64(R), rng)
-		c.observe()
-		lo, ratio := l.loads(c.a, c.replicas)
-		top := ""
-		for r, x := range lo {
-			if x*float64(R) == ratio {
-				top = r
+		for i := range 15 {
+			p := c.a
+			before := c.ratio()
+			c.observe()
+			if p == c.a {
+				fmt.Println(l.name, i, "same", before)
+				continue
 			}
-		}
-		fmt.Println("keys", keys, "ratio", ratio, top)
-		st := c.gen.State()
-		tot := 0.0
-		for _, s := range st.Slices {
-			tot += s.Load
-		}
-		k := 0
-		es, ts := 0., 0.
-		for i, s := range c.a.Slices {
-			sum, nk := 0.0, 0
-			for ; k < len(l.pos) && (i+1 == len(c.a.Slices) || l.pos[k] < c.a.Slices[i+1].Start); k++ {
-				sum += l.p[k]
-				nk++
+			n := map[string]int{}
+			for _, ch := range c.gen.Explain() {
+				n[ch.Action.String()+"/"+ch.Reason.String()]++
 			}
-			for _, r := range s.Replicas {
-				if r == top {
-					e := st.Slices[i].Load / tot * float64(R) / float64(len(s.Replicas))
-					tr := sum * float64(R) / float64(len(s.Replicas))
-					es += e
-					ts += tr
-					if tr > .03 || e > .03 {
-						w := float64(^uint64(0))
-						if i+1 < len(c.a.Slices) {
-							w = float64(c.a.Slices[i+1].Start - s.Start)
-						}
-						fmt.Printf("slice %d start %x h=%d est %.4f true %.4f keys %d width %.3g why %v\n", i, s.Start, len(s.Replicas), e, tr, nk, w/1.8e19*5000, func() string { x, _ := c.gen.Why(s.Start); return x.String() }())
-					}
+			fmt.Println(l.name, i, before, c.ratio(), n)
+		}
+		for range 2 {
+			c.replicas = append(c.replicas[:1], c.replicas[2:]...)
+			c.step(nil)
+			tot := 0.0
+			for _, s := range c.gen.State().Slices {
+				tot += s.Load
+			}
+			for _, ch := range c.gen.Explain() {
+				w := float64(ch.End-ch.Start) / (1 << 64) * 5000
+				if ch.Load/tot*100 > .03 || ch.Reason.String() == "overloaded" {
+					fmt.Printf("%v %v load %.4f parts %d width %.3g from %.3f to %.3f %s\n", ch.Action, ch.Reason, ch.Load/tot*100, ch.Parts, w, ch.FromUsed, ch.ToUsed, ch.To)
 				}
-			}
-		}
-		fmt.Println(es, ts)
-		n := 0
-		for _, ch := range c.gen.Explain() {
-			if ch.Action.String() == "split" && n < 5 {
-				n++
-				fmt.Println(ch)
 			}
 		}
 	}

@@ -23,7 +23,15 @@ func TestExplore(t *testing.T) {
 	laws := []func(int, *rand.Rand) *law{uniform, zipf(1.01), zipf(1.2), oneKey, hotRange}
 	seeds := 3
 	Rs := []int{3, 10, 100}
-	for _, per := range []float64{3000, 10000, 50000} {
+	pers := []float64{3000, 10000, 50000}
+	if os.Getenv("EXPLORE") == "2" {
+		pers = pers[1:2]
+	}
+	if os.Getenv("EXPLORE") == "3" {
+		pers = pers[1:2]
+		Rs = Rs[2:]
+	}
+	for _, per := range pers {
 		for _, R := range Rs {
 			for li, mk := range laws {
 				st := stat{}
@@ -81,6 +89,17 @@ func TestExplore(t *testing.T) {
 						c.observe()
 						// leave
 						p = c.a
+						own := 0.0
+						for i, s := range c.a.Slices {
+							e := uint64(math.MaxUint64)
+							if i+1 < len(c.a.Slices) {
+								e = c.a.Slices[i+1].Start
+							}
+							if slices.Contains(s.Replicas, c.replicas[1]) {
+								own += float64(e-s.Start) / (1 << 64) * float64(R+1) / float64(len(s.Replicas))
+							}
+						}
+						st.add("leaveown", own)
 						c.replicas = slices.Delete(c.replicas, 1, 2)
 						c.step(nil)
 						d = routing.Diff(p, c.a, routing.State{})
@@ -171,7 +190,7 @@ func TestExplore(t *testing.T) {
 						st.add("diurnalchg", float64(ch))
 					}
 				}
-				ks := []string{"1r", "2r", "5r", "15r", "chg", "mvd", "n", "space", "joinmv", "joinshare", "joinratio", "leavemv", "leaveratio", "crashratio", "rejoin", "lost", "lost2", "jump1", "jump2", "jumpn", "diurnal", "diurnalchg"}
+				ks := []string{"1r", "2r", "5r", "15r", "chg", "mvd", "n", "space", "joinmv", "joinshare", "joinratio", "leaveown", "leavemv", "leaveratio", "crashratio", "rejoin", "lost", "lost2", "jump1", "jump2", "jumpn", "diurnal", "diurnalchg"}
 				out := fmt.Sprintf("per=%5.0f R=%d %-16s", per, R, name)
 				for _, k := range ks {
 					if len(st[k]) == 0 {

@@ -30,7 +30,7 @@ type Options struct {
 	Churn float64
 
 	// HotShare is the load, as a fraction of a replica's share, above which a
-	// slice that cannot be cut is given to more replicas. Zero means 0.2.
+	// slice that cannot be cut is given to more replicas. Zero means 0.1.
 	HotShare float64
 
 	// Bound, if above 1, turns on bounded-load mode: moves that bring a replica
@@ -62,7 +62,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Churn = 0.1
 	}
 	if o.HotShare == 0 {
-		o.HotShare = 0.2
+		o.HotShare = 0.1
 	}
 	return o, nil
 }

@@ -36,6 +36,7 @@ type step struct {
 	capSum   float64
 	joined   []bool    // live and held nothing
 	sum      []float64 // load
+	space    []float64 // share of the key space
 	target   []float64 // load that the replica should have
 
 	segs    []seg
@@ -45,6 +46,7 @@ type step struct {
 	total   float64
 	mean    float64 // share of an average active replica
 	noise   float64 // standard error of a replica's load, as a fraction of mean
+	top     float64 // load above which a replica has too much, 1 being its share
 	orphans []orphan
 	budget  float64
 
