@@ -34,7 +34,7 @@ type orphan struct {
 // for its key space first.
 func (s *step) balance() {
 	s.budget = max(s.opts.Churn, 0)
-	s.want = s.want[:0]
+	s.want, s.cls = s.want[:0], s.cls[:0]
 	s.measure()
 	s.weigh()
 	tolerance := s.tolerance()
@@ -45,12 +45,11 @@ func (s *step) balance() {
 	s.weigh()
 	s.cool()
 	s.place()
-	s.held.index(s.segs, len(s.names))
-	s.classify()
 	s.join()
 	if s.hottest() > s.top {
+		s.list()
 		to := settle
-		if len(s.orphans) > 0 {
+		if s.late {
 			to = settleLate // replicas came and went: move no more than has to be
 		}
 		s.shift(Overloaded, 1+to*tolerance, false)
@@ -259,7 +258,8 @@ func (s *step) rank(r int32) float64 {
 // place gives every orphan to the coldest replica that does not hold it yet,
 // the biggest first.
 func (s *step) place() {
-	if len(s.orphans) == 0 {
+	s.late = len(s.orphans) > 0
+	if !s.late {
 		return
 	}
 	slices.SortStableFunc(s.orphans, func(a, b orphan) int {
@@ -272,34 +272,48 @@ func (s *step) place() {
 		return 0
 	})
 	s.fillCold()
-	for _, o := range s.orphans {
-		x := &s.segs[o.seg]
-		// Holders at the top are set aside until this copy is placed.
-		s.skip = s.skip[:0]
-		for s.cold.top() >= 0 && slices.Contains(x.holders, s.cold.top()) {
-			r := s.cold.top()
-			s.skip = append(s.skip, r)
-			s.cold.remove(r)
+	for left := s.orphans; len(left) > 0; {
+		// All copies of one seg at once: their holders are set aside meanwhile,
+		// since none may get two.
+		o, n := left[0], 1
+		for n < len(left) && left[n].seg == o.seg {
+			n++
 		}
-		if r := s.cold.top(); r >= 0 {
-			c := Change{Action: o.action, Reason: o.reason, To: s.names[r], ToUsed: s.used(r)}
-			if o.action == Replicate || len(x.holders) > 0 {
-				c.Parts = len(x.holders) + 1
-			}
-			s.note(int(o.seg), c)
-			if len(x.holders) == cap(x.holders) {
-				// Room for all copies at once.
-				n := len(s.arena)
-				s.arena = append(s.arena, x.holders...)
-				s.arena = append(s.arena, make([]int32, int(s.want[o.seg])-len(x.holders))...)
-				x.holders = s.arena[n : n+len(x.holders) : len(s.arena)]
-			}
-			x.holders = append(x.holders, r)
-			s.sum[r] += o.share
-			s.space[r] += s.segWidth(int(o.seg)) / float64(s.want[o.seg])
-			s.cold.set(r, s.coldness(r))
+		left = left[n:]
+		s.placeCopies(o, n)
+	}
+}
+
+// placeCopies gives n copies of a seg to the coldest replicas without one.
+func (s *step) placeCopies(o orphan, n int) {
+	x := &s.segs[o.seg]
+	for _, h := range x.holders {
+		s.cold.remove(h)
+	}
+	if total := len(x.holders) + n; cap(x.holders) < total {
+		at := len(s.arena)
+		s.arena = append(s.arena, x.holders...)
+		s.arena = append(s.arena, make([]int32, n)...)
+		x.holders = s.arena[at : at+len(x.holders) : len(s.arena)]
+	}
+	w := s.segWidth(int(o.seg)) / float64(s.want[o.seg])
+	for range n {
+		r := s.cold.top()
+		if r < 0 {
+			break
 		}
-		for _, r := range s.skip {
+		c := Change{Action: o.action, Reason: o.reason, To: s.names[r], ToUsed: s.used(r)}
+		if len(x.holders) > 0 {
+			c.Parts = len(x.holders) + 1
+		}
+		s.note(int(o.seg), c)
+		s.cold.remove(r)
+		x.holders = append(x.holders, r)
+		s.sum[r] += o.share
+		s.space[r] += w
+	}
+	for _, r := range x.holders {
+		if s.capacity[r] > 0 {
 			s.cold.set(r, s.coldness(r))
 		}
 	}
@@ -325,10 +339,15 @@ func (s *step) fillHot() {
 	}
 }
 
-// classify sorts segs into classes of density, each four times as dense as the
-// one below. Within a class they count as equal: choosing the very densest
-// would choose those whose load is overestimated by chance.
-func (s *step) classify() {
+// list prepares the lists of what each replica holds, for sorted. Segs come in
+// classes of density, each four times as dense as the one below. Within a class
+// they count as equal: choosing the very densest would choose those whose load
+// is overestimated by chance.
+func (s *step) list() {
+	if len(s.cls) > 0 {
+		return
+	}
+	s.held.index(s.segs, len(s.names))
 	s.cls = grow(s.cls, len(s.segs))
 	for i := range s.segs {
 		d := s.segs[i].load / (s.total * max(s.segWidth(i), 0x1p-64))
@@ -375,10 +394,10 @@ func (s *step) pick(from, to int32, want float64, free, wide bool) int {
 		}
 		x := &s.segs[i]
 		share := x.load / float64(len(x.holders))
-		if share > want && over >= 0 && share >= overShare {
+		if share > want && over >= 0 && share >= overShare || share <= 0 {
 			continue
 		}
-		if share <= 0 || !free && s.cost(i) > s.budget || slices.Contains(x.holders, to) {
+		if !free && s.cost(i) > s.budget || slices.Contains(x.holders, to) {
 			continue
 		}
 		if share <= want {
@@ -433,6 +452,7 @@ func (s *step) join() {
 	if s.cold.top() < 0 {
 		return
 	}
+	s.list()
 	s.fillHot()
 	grain := s.mean / float64(s.opts.SlicesPerReplica)
 	for r := range int32(s.live) {
@@ -502,6 +522,7 @@ func (s *step) drain() {
 			continue
 		}
 		if first {
+			s.list()
 			s.hot.reset(len(s.names))
 			s.fillCold()
 		}

@@ -132,6 +132,12 @@ func (h *history) begin(segs []seg) {
 	}
 }
 
+// reset forgets all changes.
+func (h *history) reset() {
+	clear(h.log)
+	h.log, h.last = h.log[:0], 0
+}
+
 func (h *history) add(c Change) int32 {
 	h.log = append(h.log, c)
 	return int32(len(h.log) - 1)

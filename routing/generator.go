@@ -118,7 +118,7 @@ func (g *Generator) State() State { return g.mem.state() }
 // of order and loads that are no numbers are left out.
 func (g *Generator) Restore(s State) {
 	g.mem = s.memory()
-	g.hist = history{}
+	g.hist.reset()
 }
 
 // Explain returns what the last call of Generate changed, and why, in the order
@@ -177,12 +177,14 @@ func (g *Generator) Generate(prev *protos.Assignment, replicas []string, loads m
 		s.changed = prev == nil || !empty || s.live > 0
 	}
 	if s.changed && prev.GetVersion() == math.MaxUint64 {
-		g.hist, g.mem = history{}, memory{}
+		g.hist.reset()
+		g.mem = memory{}
 		return nil, fmt.Errorf("generate assignment after version %d: %w", prev.GetVersion(), ErrVersion)
 	}
 	switch {
 	case s.live == 0:
-		g.hist, g.mem = history{}, memory{}
+		g.hist.reset()
+		g.mem = memory{}
 		if s.changed {
 			return newAssignment(s.version, 0, 0).Assignment, nil
 		}
@@ -208,7 +210,7 @@ func (g *Generator) start(s *step) *protos.Assignment {
 	}
 	a := EqualSplit(active, g.opts.SlicesPerReplica)
 	a.Version = s.version
-	g.hist = history{}
+	g.hist.reset()
 	g.mem = memory{}
 	why := g.hist.add(Change{Version: s.version, Action: Place, Reason: Started, End: keySpaceEnd})
 	for _, x := range a.Slices {

@@ -48,6 +48,7 @@ type step struct {
 	noise   float64 // standard error of a replica's load, as a fraction of mean
 	top     float64 // load above which a replica has too much, 1 being its share
 	orphans []orphan
+	late    bool // copies had to be placed: replicas left, or keys became hot
 	budget  float64
 
 	obs  observations
@@ -56,7 +57,6 @@ type step struct {
 	want []int32   // holders each seg is to have
 	cls  []int16   // density class of each seg
 	tmp  []float64 // for medians
-	skip []int32
 	part []part
 }
 

@@ -8,24 +8,28 @@ import (
 )
 
 // A Table is an immutable index over an assignment: which replicas hold a key.
-// It may be used by any number of goroutines. It copies what it needs, so the
-// assignment may be changed afterwards.
+// It may be used by any number of goroutines. It shares the lists of replicas
+// with the assignment, which must not be changed any more.
 //
 // The index is a trie over the bits of the key. Each node is a radix table
 // about as large as the number of slices below it, scaled to the range these
 // slices take, so that evenly spread slices are found in one step and skewed
-// ones in two or three; the last few slices are scanned.
+// ones in two or three. The last few slices are compared without a branch.
 type Table struct {
 	version uint64
-	starts  []uint64 // of slices, with a sentinel behind the last
-	first   []uint32 // names[first[i]:first[i+1]] hold slice i
-	names   []string
+	slots   []slot // of slices, and padding behind the last
 	nodes   []tableNode
-	entries []uint32 // a slice to scan from, or nodeFlag and a node
+	entries []uint32 // a slice to compare from, or nodeFlag and a node
 }
 
-// A tableNode covers the starts of slices [lo, hi]; entry (key-base)>>shift of
-// its entries leads on.
+// A slot is a slice.
+type slot struct {
+	start    uint64
+	replicas []string
+}
+
+// A tableNode covers the starts of some slices; entry (key-base)>>shift of its
+// entries leads on.
 type tableNode struct {
 	base  uint64
 	off   uint32 // of its first entry
@@ -35,8 +39,11 @@ type tableNode struct {
 }
 
 const (
-	nodeFlag  = 1 << 31
-	scanSlice = 6 // starts within one entry that are scanned one by one
+	nodeFlag = 1 << 31
+	perEntry = 3 // starts within one entry that are compared one by one
+
+	// keySpaceEnd is the exclusive end of the last slice.
+	keySpaceEnd = 1<<64 - 1
 )
 
 // NewTable indexes a. It fails if a is invalid, see [Validate].
@@ -44,26 +51,26 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 	t := &Table{version: a.GetVersion()}
 	all := a.GetSlices()
 	n := len(all)
-	if n >= nodeFlag {
-		return nil, fmt.Errorf("index assignment version %d: %d slices are too many", t.version, n)
+	ok := a != nil && n < nodeFlag
+	if ok && n > 0 {
+		t.slots = make([]slot, n+perEntry)
 	}
-	holders := 0
-	ok := a != nil
 	for i, s := range all {
-		if s == nil || len(s.Replicas) == 0 || i == 0 && s.Start != 0 || i > 0 && ok && s.Start <= all[i-1].Start || s.Start == keySpaceEnd {
-			ok = false
+		if ok = ok && s != nil && len(s.Replicas) > 0 && s.Start != keySpaceEnd; !ok {
 			break
 		}
-		for j, r := range s.Replicas {
-			// Pairwise up to a few; Validate's map finds the rest.
-			if r == "" || j == 1 && r == s.Replicas[0] {
-				ok = false
-			}
+		if i == 0 {
+			ok = s.Start == 0
+		} else {
+			ok = s.Start > t.slots[i-1].start
 		}
-		if len(s.Replicas) > 2 && hasDuplicate(s.Replicas) {
-			ok = false
+		t.slots[i] = slot{s.Start, s.Replicas}
+		for _, r := range s.Replicas {
+			ok = ok && r != ""
 		}
-		holders += len(s.Replicas)
+		if len(s.Replicas) > 1 {
+			ok = ok && !hasDuplicate(s.Replicas)
+		}
 	}
 	if !ok {
 		return nil, fmt.Errorf("index assignment: %w", Validate(a))
@@ -71,65 +78,65 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 	if n == 0 {
 		return t, nil
 	}
-	t.starts = make([]uint64, n+1)
-	t.first = make([]uint32, n+1)
-	t.names = make([]string, 0, holders)
-	for i, s := range all {
-		t.starts[i] = s.Start
-		t.first[i] = uint32(len(t.names))
-		t.names = append(t.names, s.Replicas...)
+	for i := range perEntry {
+		t.slots[n+i].start = keySpaceEnd
 	}
-	t.first[n] = uint32(len(t.names))
-	t.starts[n] = keySpaceEnd
-	t.nodes = make([]tableNode, 0, 1+n/32)
-	t.entries = make([]uint32, 0, 6*n+8)
+	t.nodes = make([]tableNode, 0, 1+n/16)
+	t.entries = make([]uint32, 0, 4*n+8)
 	t.build(0, n-1)
 	return t, nil
 }
 
-// keySpaceEnd is the exclusive end of the last slice.
-const keySpaceEnd = 1<<64 - 1
-
 // build adds the node for the starts lo..hi and returns its number. The
-// recursion is at most 64 deep: a node's range is split at least in two.
+// recursion is at most 64 deep: each node tells at least one bit apart.
 func (t *Table) build(lo, hi int) uint32 {
-	base := t.starts[lo]
-	span := t.starts[hi] - base
+	base := t.slots[lo].start
+	span := t.slots[hi].start - base
 	if lo == 0 {
 		span = keySpaceEnd // the root takes any key
 	}
-	// Twice to four times as many entries as starts: most hold at most one.
-	b := bits.Len(uint(hi-lo+1)) + 1
+	// One to two times as many entries as starts: most hold one or two.
+	b := bits.Len(uint(hi - lo + 1))
 	shift := max(bits.Len64(span)-b, 0)
 	size := int(span>>shift) + 1
-	id := len(t.nodes)
-	off := len(t.entries)
-	before := max(lo-1, 0)
-	t.nodes = append(t.nodes, tableNode{base: base, off: uint32(off), size: uint32(size), lo: uint32(before), shift: uint8(shift)})
+	id, off := len(t.nodes), len(t.entries)
+	t.nodes = append(t.nodes, tableNode{base: base, off: uint32(off), size: uint32(size), lo: uint32(max(lo-1, 0)), shift: uint8(shift)})
 	t.entries = append(t.entries, make([]uint32, size)...)
-	i := lo
-	for e := range size {
-		// Entry e holds the starts in [from, to); scanning begins at the slice
-		// that its first key falls into.
-		j := i
-		for j <= hi && (t.starts[j]-base)>>shift == uint64(e) {
+	entries := t.entries[off : off+size]
+	next := 0 // entries before it are filled
+	for i := lo; i <= hi; {
+		// The starts i..j-1 fall into entry e; those before it lead to the slice
+		// before i.
+		e := int((t.slots[i].start - base) >> shift)
+		j := i + 1
+		for j <= hi && int((t.slots[j].start-base)>>shift) == e {
 			j++
 		}
-		v := uint32(max(i-1, 0))
-		if i <= hi && j > i && (t.starts[i]-base) == uint64(e)<<shift {
-			v = uint32(i)
+		before := uint32(max(i-1, 0))
+		for ; next < e; next++ {
+			entries[next] = before
 		}
-		if j-i > scanSlice && shift > 0 {
-			v = nodeFlag | t.build(i, j-1)
+		next = e + 1
+		switch {
+		case j-i > perEntry && shift > 0:
+			v := nodeFlag | t.build(i, j-1)
+			entries = t.entries[off : off+size] // may have moved
+			entries[e] = v
+		case t.slots[i].start-base == uint64(e)<<shift:
+			entries[e] = uint32(i)
+		default:
+			entries[e] = before
 		}
-		t.entries[off+e] = v
 		i = j
+	}
+	for ; next < size; next++ {
+		entries[next] = uint32(hi)
 	}
 	return uint32(id)
 }
 
 // Len returns the number of slices.
-func (t *Table) Len() int { return len(t.first) - min(len(t.first), 1) }
+func (t *Table) Len() int { return max(len(t.slots)-perEntry, 0) }
 
 // Version returns the version of the assignment.
 func (t *Table) Version() uint64 { return t.version }
@@ -144,8 +151,7 @@ func (t *Table) Lookup(key uint64) []string {
 	if i < 0 {
 		return nil
 	}
-	a, b := t.first[i], t.first[i+1]
-	return t.names[a:b:b]
+	return t.slots[i].replicas
 }
 
 // Find returns the number of the slice that contains key, or -1.
@@ -160,15 +166,20 @@ func (t *Table) Find(key uint64) int {
 		if key < n.base {
 			return int(n.lo)
 		}
-		e := (key - n.base) >> (n.shift & 63)
-		if e >= uint64(n.size) {
-			e = uint64(n.size) - 1
-		}
+		e := min((key-n.base)>>(n.shift&63), uint64(n.size)-1)
 		v = t.entries[n.off+uint32(e)]
 	}
+	// At most perEntry starts lie in the entry; those behind it are larger than
+	// any key in it, and so is the padding.
+	s := t.slots[v : v+perEntry+1]
 	i := int(v)
-	starts := t.starts
-	for starts[i+1] <= key {
+	if s[1].start <= key {
+		i++
+	}
+	if s[2].start <= key {
+		i++
+	}
+	if s[3].start <= key {
 		i++
 	}
 	return i
