@@ -8,15 +8,17 @@ import (
 const (
 	copyShare    = 0.75 // of Options.HotShare: what each copy of a hot slice should have
 	maxTolerance = 0.08
-	noiseErrors  = 3.0  // standard errors of a replica's load that are put down to chance
-	settle       = 0.4  // of the tolerance: where moving stops
-	settleLate   = 0.8  // the same right after a leave
-	spaceWeight  = 0.1  // load that a replica with twice its share of the key space counts as having more
-	narrow       = 1.25 // of the nominal width of a slice: what costs little key space to copy
-	maxThin      = 4    // copies of a piece that finds no room, as a multiple of what it needs
-	joinSpace    = 0.7  // of its share of the key space: what a joiner should get at least
-	crowded      = 1.5  // slices, as a multiple of what is aimed at, from which cold ones merge
-	uncrowded    = 1.25
+	noiseErrors  = 3.0   // standard errors of a replica's load that are put down to chance
+	settle       = 0.4   // of the tolerance: where moving stops
+	settleLate   = 0.8   // the same right after a leave
+	spaceWeight  = 0.1   // load that a replica with twice its share of the key space counts as having more
+	narrow       = 1.25  // of the nominal width of a slice: what costs little key space to copy
+	maxThin      = 4     // copies of a piece that finds no room, as a multiple of what it needs
+	joinSpace    = 0.7   // of its share of the key space: what a joiner should get at least
+	crowded      = 1.5   // slices, as a multiple of what is aimed at, from which cold ones merge
+	uncrowded    = 1.25  // the same, at which merging ends
+	sliver       = 0.125 // of the nominal width of a slice: what merging moves without need
+	mergeChurn   = 0.2   // of Options.Churn: what merging may use
 )
 
 // An orphan is a copy of a slice that nobody holds.
@@ -46,19 +48,28 @@ func (s *step) balance() {
 	s.cool()
 	s.place()
 	s.join()
-	if s.hottest() > s.top {
-		s.list()
-		to := settle
-		if s.late {
-			to = settleLate // replicas came and went: move no more than has to be
-		}
-		s.shift(Overloaded, 1+to*tolerance, false)
-		if s.opts.Bound > 1 && s.hottest() > s.opts.Bound {
-			s.shift(Overloaded, s.opts.Bound, true)
-		}
+	s.level()
+	if s.drain() {
+		s.late = true
+		s.level()
 	}
-	s.drain()
 	s.merge()
+}
+
+// level brings all replicas below the top, if they are not.
+func (s *step) level() {
+	if s.hottest() <= s.top {
+		return
+	}
+	s.list()
+	to := settle
+	if s.late {
+		to = settleLate // replicas came or went: move no more than has to be
+	}
+	s.shift(Overloaded, 1+to*(s.top-1), false)
+	if s.opts.Bound > 1 && s.hottest() > s.opts.Bound {
+		s.shift(Overloaded, s.opts.Bound, true)
+	}
 }
 
 // measure sums up the loads and sets each replica's share.
@@ -514,8 +525,8 @@ func (s *step) shift(reason Reason, stop float64, free bool) {
 }
 
 // drain empties draining replicas as far as the budget goes, and by one slice
-// at least.
-func (s *step) drain() {
+// at least. It reports whether there was anything to move.
+func (s *step) drain() bool {
 	first := true
 	for r := range int32(s.live) {
 		if s.capacity[r] > 0 || s.joined[r] {
@@ -564,29 +575,36 @@ func (s *step) drain() {
 			first = false
 		}
 	}
+	return !first
 }
 
 // merge joins cold neighbours once there are too many slices, so that ranges
-// that were hot once do not stay cut for ever. The narrower one moves.
+// that were hot once do not stay cut for ever. The narrower one moves, if it is
+// a sliver; wider ones do only when there are very many slices. It waits while
+// there are more urgent moves.
 func (s *step) merge() {
 	aim := float64(s.opts.SlicesPerReplica * s.active)
-	if float64(len(s.segs)) <= crowded*aim {
+	if s.late || float64(len(s.segs)) <= crowded*aim {
 		return
+	}
+	m := merger{step: s, aim: aim, widest: sliver / aim, budget: min(s.budget, s.opts.Churn*mergeChurn)}
+	if float64(len(s.segs)) > maxGrowth*aim {
+		m.widest = 1
 	}
 	enough := int(uncrowded * aim)
 	grain := s.mean / float64(s.opts.SlicesPerReplica)
 	for _, limit := range [...]float64{grain / 16, grain / 4, grain / 2} {
+		m.limit = limit
 		out := s.segs[:1]
 		left := len(s.segs)
 		for i := 1; i < len(s.segs); i++ {
 			x := s.segs[i]
 			end := s.segEnd(i)
-			last := &out[len(out)-1]
-			if left <= enough || !s.absorb(last, &x, end, limit, aim) {
+			if left > enough && m.absorb(&out[len(out)-1], &x, end) {
+				left--
+			} else {
 				out = append(out, x)
-				continue
 			}
-			left--
 		}
 		s.segs = out
 		if left <= enough {
@@ -595,16 +613,24 @@ func (s *step) merge() {
 	}
 }
 
+// A merger knows what may be merged.
+type merger struct {
+	*step
+	aim    float64 // slices there should be
+	limit  float64 // load of both
+	widest float64 // share of the key space that moves
+	budget float64 // left for all merging
+}
+
 // absorb merges x, which ends at end, into a, the slice before it, if both are
-// cold enough and the budget allows it.
-func (s *step) absorb(a, x *seg, end uint64, limit, aim float64) bool {
+// cold enough and it costs little.
+func (s *merger) absorb(a, x *seg, end uint64) bool {
 	wa, wx := width(a.start, x.start), width(x.start, end)
-	if a.load+x.load > limit || (wa+wx)*aim > 2 {
+	if a.load+x.load > s.limit || (wa+wx)*s.aim > 2 {
 		return false
 	}
-	same := slices.Equal(a.holders, x.holders)
 	keep := a.holders
-	if !same {
+	if !slices.Equal(a.holders, x.holders) {
 		if len(a.holders) > 1 || len(x.holders) > 1 {
 			return false
 		}
@@ -613,7 +639,7 @@ func (s *step) absorb(a, x *seg, end uint64, limit, aim float64) bool {
 			cost, load, goes, keep = wa, a.load, a.holders[0], x.holders
 		}
 		stay := keep[0]
-		if cost > s.budget || s.target[stay] <= 0 || s.sum[stay]+load > s.target[stay]*(1+settle*s.opts.Tolerance) {
+		if cost > s.budget || cost > s.widest || s.target[stay] <= 0 || s.sum[stay]+load > s.target[stay]*(1+settle*(s.top-1)) {
 			return false
 		}
 		s.budget -= cost

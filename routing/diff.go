@@ -26,7 +26,8 @@ func Diff(from, to *protos.Assignment, loads State) Difference {
 	if len(b) == 0 {
 		return d
 	}
-	mem := loads.memory()
+	var mem memory
+	mem.restore(loads)
 	var ia, ib, im int
 	var start uint64
 	var total, moved float64

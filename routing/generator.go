@@ -117,7 +117,7 @@ func (g *Generator) State() State { return g.mem.state() }
 // Restore replaces what the generator remembers by s. Slices of s that are out
 // of order and loads that are no numbers are left out.
 func (g *Generator) Restore(s State) {
-	g.mem = s.memory()
+	g.mem.restore(s)
 	g.hist.reset()
 }
 
@@ -178,13 +178,13 @@ func (g *Generator) Generate(prev *protos.Assignment, replicas []string, loads m
 	}
 	if s.changed && prev.GetVersion() == math.MaxUint64 {
 		g.hist.reset()
-		g.mem = memory{}
+		g.mem.reset()
 		return nil, fmt.Errorf("generate assignment after version %d: %w", prev.GetVersion(), ErrVersion)
 	}
 	switch {
 	case s.live == 0:
 		g.hist.reset()
-		g.mem = memory{}
+		g.mem.reset()
 		if s.changed {
 			return newAssignment(s.version, 0, 0).Assignment, nil
 		}
@@ -211,13 +211,10 @@ func (g *Generator) start(s *step) *protos.Assignment {
 	a := EqualSplit(active, g.opts.SlicesPerReplica)
 	a.Version = s.version
 	g.hist.reset()
-	g.mem = memory{}
+	g.mem.reset()
 	why := g.hist.add(Change{Version: s.version, Action: Place, Reason: Started, End: keySpaceEnd})
 	for _, x := range a.Slices {
-		g.mem.start = append(g.mem.start, x.Start)
-		g.mem.load = append(g.mem.load, 0)
-		g.mem.evid = append(g.mem.evid, 0)
-		g.mem.why = append(g.mem.why, why)
+		g.mem.add(x.Start, 0, 0, why)
 	}
 	return a
 }

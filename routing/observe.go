@@ -47,6 +47,7 @@ type observations struct {
 
 	reports []*protos.LoadReport_ComponentLoad // by replica
 	seconds []float64                          // window of the report
+	now     []float64                          // load in the report
 }
 
 func (o *observations) reset(segs, replicas int) {
@@ -58,6 +59,7 @@ func (o *observations) reset(segs, replicas int) {
 	o.bestBy = grow(o.bestBy, segs)
 	o.reports = grow(o.reports, replicas)
 	o.seconds = grow(o.seconds, replicas)
+	o.now = grow(o.now, replicas)
 }
 
 // release lets go of the reports.
@@ -70,27 +72,35 @@ func (o *observations) release() {
 func (s *step) observe(loads map[string]*protos.LoadReport_ComponentLoad) {
 	o := &s.obs
 	o.reset(len(s.segs), len(s.names))
+	current := s.version - 1
 	any := false
 	if len(loads) > 0 {
 		s.held.index(s.segs, len(s.names))
 		for r, name := range s.names {
-			if rep := loads[name]; rep != nil {
-				o.reports[r] = rep
-				o.seconds[r] = window(rep)
-				any = any || o.seconds[r] > 0
+			rep := loads[name]
+			if rep == nil {
+				continue
 			}
+			o.reports[r] = rep
+			if rep.Version == current {
+				s.count(int32(r), rep)
+			} else {
+				o.seconds[r] = window(rep)
+			}
+			any = any || o.seconds[r] > 0
 		}
 	}
 	if any {
 		s.settleWindows()
-		current := s.version - 1
 		for r, rep := range o.reports {
 			switch {
 			case rep == nil:
-			case rep.Version == current:
-				s.count(int32(r), rep)
-			default:
+			case rep.Version != current:
 				s.project(int32(r), rep)
+			default:
+				for _, i := range s.held.of(int32(r)) {
+					o.window[i] += o.seconds[r]
+				}
 			}
 		}
 		s.drift()
@@ -120,24 +130,40 @@ func requests(sl *protos.LoadReport_SliceLoad) float64 {
 	return max(n, 0.9*float64(sl.Size))
 }
 
-// window returns the seconds that a report must span at least, or 0 if it has
-// no load. A report without sizes does not come from the collector and is taken
-// at its word, as if it were long.
-func window(rep *protos.LoadReport_ComponentLoad) float64 {
-	longest, sized := 0.0, false
-	for _, sl := range rep.Load {
-		if x := sl.GetLoad(); x > 0 && x <= maxLoad {
-			longest = max(longest, requests(sl)/x)
-			sized = sized || sl.Size > 0
-		}
+// A span finds the seconds that a report must span at least.
+type span struct {
+	seconds float64
+	sized   bool
+}
+
+func (w *span) add(sl *protos.LoadReport_SliceLoad) {
+	if x := sl.Load; x > 0 && x <= maxLoad {
+		w.seconds = max(w.seconds, requests(sl)/x)
+		w.sized = w.sized || sl.Size > 0
 	}
+}
+
+// done returns the seconds, 0 if the report has no load. A report without sizes
+// does not come from the collector and is taken at its word, as if it were
+// long.
+func (w span) done() float64 {
 	switch {
-	case longest == 0:
+	case w.seconds == 0:
 		return 0
-	case !sized:
+	case !w.sized:
 		return maxWindow
 	}
-	return min(max(longest, minWindow), maxWindow)
+	return min(max(w.seconds, minWindow), maxWindow)
+}
+
+func window(rep *protos.LoadReport_ComponentLoad) float64 {
+	var w span
+	for _, sl := range rep.Load {
+		if sl != nil {
+			w.add(sl)
+		}
+	}
+	return w.done()
 }
 
 // settleWindows gives reports that say little about their window, or nothing
@@ -177,13 +203,15 @@ func (s *step) count(r int32, rep *protos.LoadReport_ComponentLoad) {
 	own := s.held.of(r)
 	for _, i := range own {
 		o.cover[i]++
-		o.window[i] += o.seconds[r]
 	}
+	var w span
+	defer func() { o.seconds[r] = w.done() }()
 	j := 0
 	for _, sl := range rep.Load {
 		if sl == nil {
 			continue
 		}
+		w.add(sl)
 		if j > 0 && sl.Start <= s.segs[own[j-1]].start {
 			continue // out of order, or twice
 		}
@@ -200,10 +228,10 @@ func (s *step) count(r int32, rep *protos.LoadReport_ComponentLoad) {
 		j++
 		if !valid(sl.Load) {
 			o.cover[i]--
-			o.window[i] -= o.seconds[r]
 			continue
 		}
 		o.sum[i] += min(sl.Load, maxLoad)
+		o.now[r] += min(sl.Load, maxLoad)
 		if b := o.best[i]; b == nil || sl.Load > b.Load {
 			o.best[i], o.bestBy[i] = sl, r
 		}
@@ -334,12 +362,8 @@ func (s *step) surprises() {
 		if rep == nil || rep.Version != s.version-1 {
 			continue
 		}
-		var now, before, variance float64
-		for _, sl := range rep.Load {
-			if x := sl.GetLoad(); valid(x) {
-				now += min(x, maxLoad)
-			}
-		}
+		var before, variance float64
+		now := o.now[r]
 		own := s.held.of(int32(r))
 		for _, i := range own {
 			x := &s.segs[i]

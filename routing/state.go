@@ -39,27 +39,31 @@ func (m *memory) end(i int) uint64 {
 	return math.MaxUint64
 }
 
-// memory returns s in columns, without what makes no sense: slices out of
-// order, and loads that are not finite or negative.
-func (s State) memory() memory {
-	var m memory
+// reset forgets everything.
+func (m *memory) reset() {
+	m.start, m.load, m.evid, m.why = m.start[:0], m.load[:0], m.evid[:0], m.why[:0]
+}
+
+func (m *memory) add(start uint64, load, evid float64, why int32) {
+	m.start = append(m.start, start)
+	m.load = append(m.load, load)
+	m.evid = append(m.evid, evid)
+	m.why = append(m.why, why)
+}
+
+// restore replaces m by s, without what makes no sense: slices out of order,
+// and loads that are not finite or negative.
+func (m *memory) restore(s State) {
+	m.reset()
 	for _, x := range s.Slices {
 		if n := len(m.start); n > 0 && x.Start <= m.start[n-1] || x.Start == math.MaxUint64 {
 			continue
 		}
-		load, evid := sane(x.Load), sane(x.Evidence)
 		if len(m.start) == 0 && x.Start != 0 {
-			m.start = append(m.start, 0)
-			m.load = append(m.load, 0)
-			m.evid = append(m.evid, 0)
-			m.why = append(m.why, -1)
+			m.add(0, 0, 0, -1)
 		}
-		m.start = append(m.start, x.Start)
-		m.load = append(m.load, load)
-		m.evid = append(m.evid, min(evid, maxWindow))
-		m.why = append(m.why, -1)
+		m.add(x.Start, sane(x.Load), min(sane(x.Evidence), maxWindow), -1)
 	}
-	return m
 }
 
 func (m *memory) state() State {

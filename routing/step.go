@@ -242,16 +242,10 @@ func (s *step) remember(m *memory) {
 
 // save keeps the loads for the next step.
 func (s *step) save(m *memory) {
-	m.start = m.start[:0]
-	m.load = m.load[:0]
-	m.evid = m.evid[:0]
-	m.why = m.why[:0]
+	m.reset()
 	for i := range s.segs {
 		x := &s.segs[i]
-		m.start = append(m.start, x.start)
-		m.load = append(m.load, x.load)
-		m.evid = append(m.evid, x.evid)
-		m.why = append(m.why, x.why)
+		m.add(x.start, x.load, x.evid, x.why)
 	}
 }
 
