@@ -439,6 +439,7 @@ func (s *step) hand(from, to int32, k int, reason Reason) {
 	x := &s.segs[i]
 	s.note(int(i), Change{Action: Move, Reason: reason, From: s.names[from], FromUsed: s.used(from), To: s.names[to], ToUsed: s.used(to)})
 	x.holders[slices.Index(x.holders, from)] = to
+	s.moved = true
 	share := x.load / float64(len(x.holders))
 	s.sum[from] -= share
 	s.sum[to] += share
@@ -513,6 +514,10 @@ func (s *step) shift(reason Reason, stop float64, free bool) {
 		}
 		want := min(s.sum[from]-s.target[from], stop*s.target[to]-s.sum[to])
 		k := s.pick(from, to, want, free, false)
+		if k < 0 && !s.moved && s.opts.Churn > 0 {
+			// Slices wider than the whole budget must not stay for ever.
+			k = s.pick(from, to, want, true, false)
+		}
 		if k < 0 {
 			s.hot.remove(from)
 			continue

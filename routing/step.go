@@ -49,6 +49,7 @@ type step struct {
 	top     float64 // load above which a replica has too much, 1 being its share
 	orphans []orphan
 	late    bool // copies had to be placed: replicas left, or keys became hot
+	moved   bool // a slice went from one replica to another
 	budget  float64
 
 	obs  observations
@@ -64,7 +65,7 @@ type step struct {
 func (s *step) begin(g *Generator, prev *protos.Assignment, replicas []string) {
 	s.opts, s.hist = g.opts, &g.hist
 	s.version = prev.GetVersion() + 1
-	s.changed, s.broken = false, false
+	s.changed, s.broken, s.moved = false, false, false
 	s.names = append(s.names[:0], replicas...)
 	s.names = slices.DeleteFunc(s.names, func(r string) bool { return r == "" })
 	if !slices.IsSorted(s.names) {

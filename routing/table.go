@@ -92,7 +92,7 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 func (t *Table) build(lo, hi int) uint32 {
 	base := t.slots[lo].start
 	span := t.slots[hi].start - base
-	if lo == 0 {
+	if len(t.nodes) == 0 {
 		span = keySpaceEnd // the root takes any key
 	}
 	// One to two times as many entries as starts: most hold one or two.
