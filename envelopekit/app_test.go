@@ -192,10 +192,10 @@ func BenchmarkLoadBinary(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(info.Size())/(1<<20), "MiB")
 	for b.Loop() {
 		if _, err := envelopekit.LoadBinary(binary); err != nil {
 			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64(info.Size())/(1<<20), "MiB")
 }
