@@ -27,8 +27,9 @@ type Restart struct {
 	Stable time.Duration
 
 	// StartAttempts is how many times in a row a replica of a group that has
-	// never been stable may fail by itself (not be killed) before the whole
-	// deployment fails: such an application does not work. Zero means 3.
+	// never been stable may fail to come up (end by itself before it serves or,
+	// in the main group, also after that) before the whole deployment fails:
+	// such an application does not work. Zero means 3.
 	StartAttempts int
 
 	// GiveUp is how many failures in a row a replica may have before it is
