@@ -74,3 +74,10 @@ func checkAssignment(a *protos.Assignment, replicas []string) error {
 	}
 	return nil
 }
+
+// sameSlices reports whether two assignments differ in their versions at most.
+func sameSlices(a, b *protos.Assignment) bool {
+	return b != nil && slices.EqualFunc(a.Slices, b.Slices, func(x, y *protos.Assignment_Slice) bool {
+		return x.Start == y.Start && slices.Equal(x.Replicas, y.Replicas)
+	})
+}
