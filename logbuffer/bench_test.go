@@ -351,17 +351,19 @@ func BenchmarkWriteDraining(b *testing.B) {
 
 // How long until a thousand blocked readers run again, and how long does the
 // write take that wakes them? The least that can be expected is what the close
-// of a channel achieves with as many receivers. The designs take turns, so that
-// they meet the same noise.
+// of a channel achieves with as many receivers. The designs take turns every 20
+// rounds, so that they meet the same noise.
 func BenchmarkWake(b *testing.B) {
 	const readers = 1000
 	buf := newBuffer(b, logbuffer.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ring := newRingLog(16384)
-	var channel atomic.Pointer[chan bool]
-	open := make(chan bool)
-	channel.Store(&open)
+	channels := make([]chan bool, b.N) // one for each round: who is late must not miss it
+	for i := range channels {
+		channels[i] = make(chan bool)
+	}
+	closed := 0
 	subjects := []*wakeUp{
 		newWakeUp(b, "buffer", readers, func() func() {
 			r := buf.FromNow()
@@ -374,16 +376,16 @@ func BenchmarkWake(b *testing.B) {
 			return func() { ring.read(&pos, dst) }
 		}, func() { ring.write(1) }),
 		newWakeUp(b, "close", readers, func() func() {
-			return func() { <-*channel.Load() }
-		}, func() {
-			next := make(chan bool)
-			close(*channel.Swap(&next))
-		}),
+			round := 0
+			return func() { <-channels[round]; round++ }
+		}, func() { close(channels[closed]); closed++ }),
 	}
 	b.ResetTimer()
-	for i := range b.N {
-		for j := range subjects {
-			subjects[(i+j)%len(subjects)].round()
+	for i := 0; i < b.N; i += 20 {
+		for _, s := range subjects {
+			for range min(20, b.N-i) {
+				s.round()
+			}
 		}
 	}
 	b.ReportMetric(0, "ns/op")

@@ -265,6 +265,42 @@ func TestWhere(t *testing.T) {
 	})
 }
 
+// A filter that keeps nothing does not keep a reader from being cancelled,
+// however fast the writer is.
+func TestWhereNothingCancel(t *testing.T) {
+	buf := newBuffer(t, logbuffer.Options{ChunkSize: 16, Chunks: 2})
+	stop := make(chan bool)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		batch := make([]uint64, 64)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				buf.Write(batch...)
+			}
+		}
+	})
+	nothing := func(uint64) bool { return false }
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	r := buf.FromNow().Where(nothing)
+	if _, _, err := r.Read(ctx, make([]uint64, 1)); err != context.DeadlineExceeded {
+		t.Error(err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	m := newMerge(t, 0)
+	m.Add("a", buf.FromNow().Where(nothing))
+	if _, err := m.Read(ctx, make([]logbuffer.Item[uint64], 1)); err != context.DeadlineExceeded {
+		t.Error(err)
+	}
+	m.Close()
+	close(stop)
+	wg.Wait()
+}
+
 // A cancelled context and a deadline end a blocked Read, and cost nothing but
 // that Read.
 func TestCancel(t *testing.T) {
@@ -394,7 +430,7 @@ func TestHandOffs(t *testing.T) {
 // Every write wakes everybody, over and over, while others are cancelled: no
 // later write makes up for a wake-up that is lost.
 func TestWakeEverybody(t *testing.T) {
-	const readers, rounds = 200, 500
+	const readers, rounds = 200, 300
 	buf := newBuffer(t, logbuffer.Options{})
 	var wg sync.WaitGroup
 	var got atomic.Int64

@@ -48,7 +48,7 @@ func (r *cursor[E]) next() ([]E, error) {
 			c.release()
 			r.chunk, r.off = next, 0
 		case s&closed != 0:
-			r.end(io.EOF)
+			r.leave(io.EOF)
 			return nil, io.EOF
 		default:
 			return nil, nil
@@ -125,8 +125,8 @@ func (r *cursor[E]) arm(w *watcher) bool {
 	return !r.changed()
 }
 
-// end lets go of the log. Further calls of next return err.
-func (r *cursor[E]) end(err error) {
+// leave lets go of the log. Further calls of next return err.
+func (r *cursor[E]) leave(err error) {
 	if r.ended == nil {
 		r.log.readers.Add(-1)
 	}
@@ -139,12 +139,18 @@ func (r *cursor[E]) end(err error) {
 }
 
 func (r *cursor[E]) close() {
-	r.end(ErrClosed)
+	r.leave(ErrClosed)
 	r.missed = 0
+}
+
+// end returns the sequence number of the next entry to be written.
+func (r *cursor[E]) end() uint64 {
+	_, next := r.log.span()
+	return next
 }
 
 // lag returns how many entries have been written that the reader has not passed.
 func (r *cursor[E]) lag() uint64 {
-	_, next := r.log.span()
-	return next - min(next, r.pos.Load())
+	end := r.end()
+	return end - min(end, r.pos.Load())
 }

@@ -295,25 +295,23 @@ func (in *input[T]) pass() bool {
 
 // look sees what an input has to read that had nothing at hand.
 func (m *Merge[T]) look(in *input[T]) {
-	for {
-		view, err := in.reader.head()
-		switch {
-		case len(view) > 0:
-			in.view, in.state = view, ready
-			if m.wait > 0 {
-				m.now = time.Since(m.begin)
-				in.arrived = m.now
-			}
-			m.arrival.add(in)
-			m.heads.push(head[T]{m.key(view[0]), in})
-			return
-		case err != nil:
-			in.state = silent
-			m.drop(in)
-			return
-		case in.reader.cursor.arm(&in.watcher):
-			in.view, in.state = nil, silent
-			return
+	view, err := in.reader.head()
+	switch {
+	case len(view) > 0:
+		in.view, in.state = view, ready
+		if m.wait > 0 {
+			m.now = time.Since(m.begin)
+			in.arrived = m.now
+		}
+		m.arrival.add(in)
+		m.heads.push(head[T]{m.key(view[0]), in})
+	case err != nil:
+		in.state = silent
+		m.drop(in)
+	default:
+		in.view, in.state = nil, silent
+		if !in.reader.cursor.arm(&in.watcher) {
+			in.notify() // there is something already: look again
 		}
 	}
 }
