@@ -27,10 +27,6 @@ import (
 )
 
 const (
-	// deployerControl is the component through which a weavelet calls its
-	// deployer; the constant is internal upstream.
-	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
-
 	// deployerSocket is the name of the socket on which the deployer answers a
 	// weavelet, in the weavelet's directory.
 	deployerSocket = "d"
@@ -57,7 +53,7 @@ const (
 //
 // On Linux the weavelets end with this process, even if it is killed: nobody
 // could serve them any more, and a weavelet that is not served wedges. When a
-// weavelet ends, what is left of its process group is killed.
+// weavelet ends there, what is left of its process group is killed.
 type ProcessLauncher struct {
 	// Dir is where each weavelet gets a directory for its sockets, removed
 	// when it ends, or by the next launcher with this Dir if this process is
@@ -116,6 +112,9 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 	// weavelet's first attempt to connect succeeds; a failed one would cost it
 	// a wait of 10 ms and more.
 	socket, err := net.Listen("unix", filepath.Join(dir, deployerSocket))
+	if err == nil {
+		p.server, err = newServer(h)
+	}
 	if err != nil {
 		end()
 		os.RemoveAll(dir)
@@ -128,13 +127,11 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		Target:    deployerControl,
 		Address:   "unix://" + socket.Addr().String(),
 	}}
-	p.socket = &countingListener{Listener: socket, idle: make(chan struct{}, 1)}
-	p.wg.Go(func() {
-		// The error tells only that life has ended.
-		_ = deployers.ServeComponents(life, p.socket, logger, map[string]any{deployerControl: h})
-	})
+	p.socket = socket
+	p.wg.Go(func() { p.server.serve(socket) })
 	if err := p.start(args, l.MaxLine, h); err != nil {
 		end()
+		socket.Close()
 		p.wg.Wait()
 		os.RemoveAll(dir)
 		return nil, err
@@ -162,12 +159,16 @@ type process struct {
 	dir     string
 	end     context.CancelFunc // ends the connections
 	wg      sync.WaitGroup     // the deployer's socket, the output pumps
-	socket  *countingListener
+	server  *server
+	socket  net.Listener
 	cmd     *exec.Cmd
 	tail    tail
 	control control
 	address string
 	calls   chan struct{} // a slot for each call that waits for an answer
+
+	signals sync.Mutex // guards the following, and is held while a signal is sent
+	reaped  bool       // the process id may be another's
 
 	exited chan struct{} // closed when the process has exited
 	done   chan struct{} // closed when all is cleaned up
@@ -238,9 +239,7 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 // wait waits for the process's end and cleans up after it. It runs on the
 // thread that started the process.
 func (p *process) wait(stdout, stderr io.Closer) {
-	waitGroup(p.cmd)
-	err := p.cmd.Wait()
-	p.err = exitError(p.cmd, err)
+	p.err = exitError(p.cmd, p.reap())
 	close(p.exited)
 	// What the weavelet said last is still in the pipes and the socket; both
 	// end by themselves, unless somebody else holds them open.
@@ -249,8 +248,9 @@ func (p *process) wait(stdout, stderr io.Closer) {
 		stderr.Close()
 		p.end()
 	})
-	p.socket.awaitIdle(outputWait)
+	p.server.finish(outputWait)
 	p.end()
+	p.socket.Close()
 	p.wg.Wait()
 	cut.Stop()
 	stdout.Close()
@@ -339,7 +339,7 @@ func (p *process) startError(ctx context.Context, err error) error {
 
 // kill ends the process by force and waits until it is gone.
 func (p *process) kill() error {
-	killGroup(p.cmd)
+	p.signal(killGroup)
 	select {
 	case <-p.done:
 		return nil
@@ -348,10 +348,19 @@ func (p *process) kill() error {
 	}
 }
 
+// signal sends a signal, unless the process has ended.
+func (p *process) signal(send func(*exec.Cmd)) {
+	p.signals.Lock()
+	defer p.signals.Unlock()
+	if !p.reaped {
+		send(p.cmd)
+	}
+}
+
 // Stop implements [Weavelet].
 func (p *process) Stop(ctx context.Context) error {
 	if ctx.Err() == nil {
-		terminate(p.cmd)
+		p.signal(terminate)
 		select {
 		case <-p.done:
 			return nil
@@ -442,7 +451,7 @@ func call[Req, Reply any](ctx context.Context, p *process, f func(context.Contex
 		return none, ErrEnded
 	case p.calls <- struct{}{}:
 	default:
-		return none, fmt.Errorf("the weavelet does not answer: %d calls to it are waiting", maxOutstanding)
+		return none, fmt.Errorf("%w: %d calls to it are waiting", ErrUnanswered, maxOutstanding)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -485,63 +494,3 @@ func (*adopted) Wait() error           { return nil }
 func (*adopted) Stdout() io.ReadCloser { return nil }
 func (*adopted) Stderr() io.ReadCloser { return nil }
 func (*adopted) Pid() (int, bool)      { return 0, false }
-
-// A countingListener knows whether connections that it accepted are open.
-type countingListener struct {
-	net.Listener
-	idle chan struct{} // gets a value when the last open connection closes
-
-	mu   sync.Mutex // guards the following
-	open int
-}
-
-func (l *countingListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.add(1)
-	return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.add(-1) })}, nil
-}
-
-func (l *countingListener) add(n int) {
-	l.mu.Lock()
-	l.open += n
-	idle := l.open == 0
-	l.mu.Unlock()
-	if idle {
-		select {
-		case l.idle <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// awaitIdle waits until no connection is open, for at most the given time.
-func (l *countingListener) awaitIdle(most time.Duration) {
-	deadline := time.After(most)
-	for {
-		l.mu.Lock()
-		open := l.open
-		l.mu.Unlock()
-		if open == 0 {
-			return
-		}
-		select {
-		case <-l.idle:
-		case <-deadline:
-			return
-		}
-	}
-}
-
-type countedConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *countedConn) Close() error {
-	err := c.Conn.Close()
-	c.release()
-	return err
-}
