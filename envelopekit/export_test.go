@@ -59,7 +59,9 @@ func (l EventLog) All(ctx context.Context, after uint64) iter.Seq[Event] {
 // Queue is a queue of ints.
 type Queue struct{ q *queue[int] }
 
-func NewQueue(size int) Queue { return Queue{newQueue[int](size)} }
+func NewQueue(size int) Queue {
+	return Queue{newQueue(size, int64(size), func(int) int64 { return 1 })}
+}
 
 func (q Queue) Put(v int)                                { q.q.put(v) }
 func (q Queue) Run(done <-chan struct{}, take func(int)) { q.q.run(done, take) }
