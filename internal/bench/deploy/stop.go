@@ -1,0 +1,2 @@
+package main
+func (b *bench) stop() error {return nil}
