@@ -18,7 +18,7 @@ func (s sample) quantile(q float64) time.Duration {
 		return 0
 	}
 	sorted := slices.Sorted(slices.Values(s))
-	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+	return sorted[int(q*float64(len(sorted)-1))]
 }
 
 func (s sample) median() time.Duration { return s.quantile(0.5) }
