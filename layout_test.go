@@ -24,11 +24,16 @@ const module = "github.com/weaverkit/weaverkit"
 var mayImport = map[string][]string{
 	".":         {},
 	"logbuffer": {},
+	"routing": {
+		"github.com/ServiceWeaver/weaver/runtime/protos",
+		"google.golang.org/protobuf/...",
+	},
 	"envelopekit": {
 		"github.com/BurntSushi/toml",
 		"github.com/ServiceWeaver/weaver/runtime/...",
 		"github.com/google/uuid",
 		"go.opentelemetry.io/otel/sdk/trace",
+		"go.opentelemetry.io/otel/trace/noop",
 		"golang.org/x/sys/...",
 		"google.golang.org/protobuf/proto",
 		module + "/envelopekit/placement",

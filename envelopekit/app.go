@@ -146,8 +146,8 @@ func (a *App) readBinary() error {
 // writes, and panics at some files that none has written.
 func guard[T any](read func() (T, error)) (v T, err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it is damaged (%v)", p)
+		if recover() != nil {
+			err = errors.New("it is damaged")
 		}
 	}()
 	return read()
@@ -172,7 +172,7 @@ func checkExecutable(binary string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("binary %s does not exist: build the application first (go build), or correct the path", binary)
 	case err != nil:
-		return fmt.Errorf("binary %s: %w", binary, err)
+		return fmt.Errorf("binary %s: %w", binary, withoutPath(err))
 	case info.IsDir():
 		return fmt.Errorf("binary %s is a directory: name the file that go build wrote into it", binary)
 	case !info.Mode().IsRegular():

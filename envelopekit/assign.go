@@ -39,11 +39,11 @@ func EqualSplit(_ string, replicas []string, _ *protos.Assignment) (*protos.Assi
 	}
 	n := 1 << bits.Len(uint(len(replicas)*8-1))
 	width := uint64(1) << (64 - bits.Len(uint(n-1)))
-	slices := make([]*protos.Assignment_Slice, n)
-	for i := range slices {
-		slices[i] = &protos.Assignment_Slice{Start: uint64(i) * width, Replicas: []string{replicas[i%len(replicas)]}}
+	split := make([]*protos.Assignment_Slice, n)
+	for i := range split {
+		split[i] = &protos.Assignment_Slice{Start: uint64(i) * width, Replicas: []string{replicas[i%len(replicas)]}}
 	}
-	return &protos.Assignment{Slices: slices}, nil
+	return &protos.Assignment{Slices: split}, nil
 }
 
 // checkAssignment reports what a weavelet would choke on: slices that do not
@@ -73,4 +73,11 @@ func checkAssignment(a *protos.Assignment, replicas []string) error {
 		}
 	}
 	return nil
+}
+
+// sameSlices reports whether two assignments differ in their versions at most.
+func sameSlices(a, b *protos.Assignment) bool {
+	return b != nil && slices.EqualFunc(a.Slices, b.Slices, func(x, y *protos.Assignment_Slice) bool {
+		return x.Start == y.Start && slices.Equal(x.Replicas, y.Replicas)
+	})
 }

@@ -264,7 +264,8 @@ func (d *Deployment) stopContext(timeout time.Duration) (context.Context, contex
 // Stop stops the deployment gracefully: frontends finish what is in flight,
 // then the groups end, callers before those they call. When ctx ends first,
 // what still runs is killed. Stop returns when Run has returned; it returns
-// ctx's error if it had to kill. Stopping twice is no error.
+// ctx's error if it had to kill. Stopping twice is no error. The functions in
+// Options must not call it, since Run waits for them.
 func (d *Deployment) Stop(ctx context.Context) error {
 	d.requestStop()
 	if d.running.CompareAndSwap(false, true) {

@@ -148,7 +148,7 @@ func (l *eventLog) all(ctx context.Context, after uint64) iter.Seq[Event] {
 		for {
 			events, more := l.since(after)
 			for _, e := range events {
-				if !yield(e) {
+				if ctx.Err() != nil || !yield(e) {
 					return
 				}
 				after = e.Seq

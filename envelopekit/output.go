@@ -8,8 +8,10 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ServiceWeaver/weaver/runtime/envelope"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
@@ -26,7 +28,11 @@ const (
 	maxBatch       = 128
 )
 
-// An outputPump turns what a weavelet prints into log entries.
+// An outputPump turns what a weavelet prints into log entries, a line each. A
+// line that is longer than max bytes becomes several entries, all but the last
+// of which have the attribute [PartialAttr]; no character is cut in two. Log
+// entries are text: each run of bytes that is not UTF-8 becomes one U+FFFD,
+// without which an entry could not be sent to another process.
 type outputPump struct {
 	args *protos.WeaveletArgs
 	max  int
@@ -50,8 +56,13 @@ func (o outputPump) run(stream string, src io.Reader) {
 		_ = o.h.LogBatch(context.Background(), &protos.LogEntryBatch{Entries: batch})
 		batch = nil
 	}
-	emit := func(partial bool) {
-		o.tail.add(line)
+	goesOn := false // the line began in an earlier entry
+	emit := func(text []byte, partial bool) {
+		msg := strings.ToValidUTF8(string(text), "\uFFFD")
+		if !goesOn {
+			o.tail.add(msg)
+		}
+		goesOn = partial
 		e := &protos.LogEntry{
 			App:        o.args.App,
 			Version:    o.args.DeploymentId,
@@ -60,12 +71,11 @@ func (o outputPump) run(stream string, src io.Reader) {
 			TimeMicros: time.Now().UnixMicro(),
 			Level:      stream,
 			Line:       -1,
-			Msg:        string(line),
+			Msg:        msg,
 		}
 		if partial {
 			e.Attrs = []string{PartialAttr, "true"}
 		}
-		line = line[:0]
 		batch = append(batch, e)
 		// Go on collecting only if the next line can be read without waiting.
 		if ready, _ := r.Peek(r.Buffered()); len(batch) == maxBatch || bytes.IndexByte(ready, '\n') < 0 {
@@ -78,17 +88,19 @@ func (o outputPump) run(stream string, src io.Reader) {
 			n := limit - len(line)
 			line = append(line, piece[:n]...)
 			piece = piece[n:]
-			emit(true)
+			whole := wholeRunes(line)
+			emit(line[:whole], true)
+			line = append(line[:0], line[whole:]...)
 		}
 		line = append(line, piece...)
 		switch {
 		case err == nil:
-			line = line[:len(line)-1]
-			emit(false)
+			emit(line[:len(line)-1], false)
+			line = line[:0]
 		case errors.Is(err, bufio.ErrBufferFull):
 		default: // the end, with or without a last newline
 			if len(line) > 0 {
-				emit(false)
+				emit(line, false)
 			}
 			flush()
 			return
@@ -97,6 +109,20 @@ func (o outputPump) run(stream string, src io.Reader) {
 			line = nil // give the memory of a rare long line back
 		}
 	}
+}
+
+// wholeRunes returns how many bytes of the text are left without a character
+// at its end that goes on after it.
+func wholeRunes(text []byte) int {
+	for i := len(text) - 1; i > 0 && i >= len(text)-utf8.UTFMax; i-- {
+		if utf8.RuneStart(text[i]) {
+			if utf8.FullRune(text[i:]) {
+				break
+			}
+			return i
+		}
+	}
+	return len(text)
 }
 
 // A tail remembers what a weavelet printed last or, if it printed the report
@@ -108,18 +134,20 @@ type tail struct {
 	crash []string
 }
 
-func (t *tail) add(line []byte) {
+func (t *tail) add(line string) {
 	if len(line) > tailLineBytes {
-		line = line[:tailLineBytes]
+		line = strings.Clone(line[:wholeRunes([]byte(line[:tailLineBytes]))])
 	}
+	crash := strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ring[t.n%tailLines] = string(line)
+	t.ring[t.n%tailLines] = line
 	t.n++
-	if len(t.crash) > 0 || bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) {
-		if len(t.crash) < tailLines {
-			t.crash = append(t.crash, string(line))
-		}
+	switch {
+	case crash: // an earlier one was survived
+		t.crash = append(t.crash[:0], line)
+	case len(t.crash) > 0 && len(t.crash) < tailLines:
+		t.crash = append(t.crash, line)
 	}
 }
 

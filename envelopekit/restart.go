@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -26,8 +27,9 @@ type Restart struct {
 	Stable time.Duration
 
 	// StartAttempts is how many times in a row a replica of a group that has
-	// never been stable may fail by itself (not be killed) before the whole
-	// deployment fails: such an application does not work. Zero means 3.
+	// never been stable may fail to come up (end by itself before it serves or,
+	// in the main group, also after that) before the whole deployment fails:
+	// such an application does not work. Zero means 3.
 	StartAttempts int
 
 	// GiveUp is how many failures in a row a replica may have before it is
@@ -88,9 +90,10 @@ func (c failureCount) delay(r Restart, random float64) time.Duration {
 		return 0
 	}
 	d := r.Max
-	if shift := c.failures - 2; shift < 30 && r.Base<<shift>>shift == r.Base {
-		d = min(d, r.Base<<shift)
+	if shift := c.failures - 2; r.Base <= r.Max>>shift { // Base<<shift fits, too
+		d = r.Base << shift
 	}
+	d = min(d, math.MaxInt64/2) // room for the variation
 	return time.Duration(float64(d) * (0.8 + 0.4*random))
 }
 

@@ -2,6 +2,7 @@ package envelopekit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/ServiceWeaver/weaver/runtime/protomsg"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/weaverkit/weaverkit/envelopekit/placement"
 )
@@ -65,7 +65,7 @@ func (d *Deployment) activateLocked(c *component, routed bool) {
 	g := c.group
 	if routed && !c.routed {
 		c.routed = true
-		if !g.assigning {
+		if !g.assigning && !d.over {
 			g.assigning = true
 			d.wg.Go(func() { d.assign(g) })
 		}
@@ -228,6 +228,9 @@ func (d *Deployment) assignComponent(c *component, addresses []string, gen uint6
 	if len(addresses) > 0 {
 		next = d.askAssigner(c, addresses, prev)
 	}
+	if next != nil && next != prev {
+		next = protomsg.Clone(next)
+	}
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -259,16 +262,13 @@ func (d *Deployment) askAssigner(c *component, addresses []string, prev *protos.
 	return next
 }
 
-// setAssignmentLocked publishes the assignment under the version, unless
-// nothing has changed.
+// setAssignmentLocked publishes the assignment, which becomes the component's,
+// under the version, unless nothing has changed.
 func (d *Deployment) setAssignmentLocked(c *component, next *protos.Assignment, version uint64) {
-	same := next == c.assignment || c.assignment != nil && proto.Equal(
-		&protos.Assignment{Slices: next.Slices}, &protos.Assignment{Slices: c.assignment.Slices})
+	same := next == c.assignment || sameSlices(next, c.assignment)
 	if !same {
-		next = protomsg.Clone(next)
-		c.assigned = version
 		next.Version = version
-		c.assignment = next
+		c.assigned, c.assignment = version, next
 	}
 	if !same || c.routing == nil || !slices.Equal(c.routing.Replicas, c.group.addresses) {
 		d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: c.group.addresses, Assignment: c.assignment})
@@ -293,19 +293,34 @@ func (d *Deployment) Reassign() {
 // kept if it is above that of the last assignment; otherwise it becomes one
 // more than that, since versions only rise.
 func (d *Deployment) PublishAssignment(_ context.Context, component string, a *protos.Assignment) error {
+	fail := func(err error) error { return fmt.Errorf("publish an assignment of %s: %w", component, err) }
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	c, ok := d.components[component]
+	var addresses []string
+	var routed bool
+	if ok {
+		addresses, routed = c.group.addresses, c.routed && c.active
+	}
+	d.mu.Unlock()
 	switch {
 	case !ok:
-		return fmt.Errorf("publish an assignment of %s: the application has no component of this name", component)
-	case !c.routed || !c.active:
-		return fmt.Errorf("publish an assignment of %s: the component is not routed, or not active", component)
-	case d.stopping:
-		return fmt.Errorf("publish an assignment of %s: %w", component, ErrStopped)
+		return fail(errors.New("the application has no component of this name"))
+	case !routed:
+		return fail(errors.New("the component is not routed, or not active"))
 	}
-	if err := checkAssignment(a, c.group.addresses); err != nil {
-		return fmt.Errorf("publish an assignment of %s: %w", component, err)
+	// An assignment can have very many slices: this is not for under the lock.
+	if err := checkAssignment(a, addresses); err != nil {
+		return fail(err)
+	}
+	a = protomsg.Clone(a)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.stopping:
+		return fail(ErrStopped)
+	case !slices.Equal(addresses, c.group.addresses):
+		return fail(errors.New("the replicas have changed meanwhile"))
 	}
 	d.setAssignmentLocked(c, a, max(a.Version, c.assigned+1))
 	return nil

@@ -375,7 +375,11 @@ func (d *Deployment) restart(s *slot, r *replica, err error) bool {
 		}
 		err = errors.New("the process exited with status 0, although it hosts components: does its main function call os.Exit?")
 	}
-	s.count = s.count.after(policy, served, isFault(err))
+	// A replica that has served did come up, whatever ended it then: with mTLS a
+	// peer that dies in the middle of a handshake is enough. Only the main
+	// function can fail right after its component has initialized.
+	fault := isFault(err) && (g.Main || r == nil || r.served.IsZero())
+	s.count = s.count.after(policy, served, fault)
 	s.restarts++
 	cause := &GroupError{Group: g.Name, Failures: s.count.failures, Err: err}
 	broken := !g.stable && s.count.faults >= policy.StartAttempts

@@ -142,7 +142,8 @@ func (st Status) Ready() bool {
 	})
 }
 
-// String returns the status as a table of groups and replicas.
+// String returns the status as a table of groups and replicas, followed by a
+// line for each routed component.
 func (st Status) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -169,6 +170,13 @@ func (st Status) String() string {
 		}
 	}
 	w.Flush()
+	for _, g := range st.Groups {
+		for _, c := range g.Components {
+			if c.Routed {
+				fmt.Fprintf(&b, "routed %s: assignment %d, %d slices\n", placement.Shorten(c.Name), c.Assignment, c.Slices)
+			}
+		}
+	}
 	return b.String()
 }
 

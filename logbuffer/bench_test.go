@@ -1,6 +1,7 @@
 package logbuffer_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -193,6 +194,37 @@ func inParallel(b *testing.B, goroutines int, f func()) {
 	})
 }
 
+// What does a line of 128 bytes cost, copied in? The baseline keeps copies in a
+// slice under a mutex.
+func BenchmarkLine(b *testing.B) {
+	line := append(bytes.Repeat([]byte("x"), 127), '\n')
+	b.Run("lines", func(b *testing.B) {
+		l := newLines(b, logbuffer.LineOptions{})
+		r := l.FromNow()
+		defer r.Close()
+		b.SetBytes(int64(len(line)))
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Write(line)
+		}
+	})
+	b.Run("ring", func(b *testing.B) {
+		var mu sync.Mutex
+		cond := sync.NewCond(&mu)
+		ring := make([][]byte, 8192)
+		next := 0
+		b.SetBytes(int64(len(line)))
+		b.ReportAllocs()
+		for b.Loop() {
+			mu.Lock()
+			ring[next%len(ring)] = bytes.Clone(line[:bytes.IndexByte(line, '\n')])
+			next++
+			mu.Unlock()
+			cond.Broadcast()
+		}
+	})
+}
+
 // How fast is a full buffer copied out, by all readers together?
 func BenchmarkReadBacklog(b *testing.B) {
 	const size = 1 << 20
@@ -318,96 +350,112 @@ func BenchmarkWriteDraining(b *testing.B) {
 }
 
 // How long until a thousand blocked readers run again, and how long does the
-// write take that wakes them? The least that can be expected is what close of a
-// channel achieves with as many receivers.
+// write take that wakes them? The least that can be expected is what the close
+// of a channel achieves with as many receivers. The designs take turns every 20
+// rounds, so that they meet the same noise.
 func BenchmarkWake(b *testing.B) {
 	const readers = 1000
-	b.Run("buffer", func(b *testing.B) {
-		buf := newBuffer(b, logbuffer.Options{})
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		wakeUp(b, readers, func(int) func() {
+	buf := newBuffer(b, logbuffer.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ring := newRingLog(16384)
+	channels := make([]chan bool, b.N) // one for each round: who is late must not miss it
+	for i := range channels {
+		channels[i] = make(chan bool)
+	}
+	closed := 0
+	subjects := []*wakeUp{
+		newWakeUp(b, "buffer", readers, func() func() {
 			r := buf.FromNow()
 			dst := make([]uint64, 1)
 			return func() { r.Read(ctx, dst) }
-		}, func() { buf.Write(1) })
-	})
-	b.Run("ring", func(b *testing.B) {
-		log := newRingLog(16384)
-		wakeUp(b, readers, func(int) func() {
+		}, func() { buf.Write(1) }),
+		newWakeUp(b, "ring", readers, func() func() {
 			var pos uint64
 			dst := make([]uint64, 1)
-			return func() { log.read(&pos, dst) }
-		}, func() { log.write(1) })
-	})
-	b.Run("close", func(b *testing.B) {
-		var rounds []chan bool
-		for range b.N + 1 {
-			rounds = append(rounds, make(chan bool))
-		}
-		fired := 0
-		wakeUp(b, readers, func(int) func() {
+			return func() { ring.read(&pos, dst) }
+		}, func() { ring.write(1) }),
+		newWakeUp(b, "close", readers, func() func() {
 			round := 0
-			return func() { <-rounds[round]; round++ }
-		}, func() { close(rounds[fired]); fired++ })
-	})
+			return func() { <-channels[round]; round++ }
+		}, func() { close(channels[closed]); closed++ }),
+	}
+	b.ResetTimer()
+	for i := 0; i < b.N; i += 20 {
+		for _, s := range subjects {
+			for range min(20, b.N-i) {
+				s.round()
+			}
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for _, s := range subjects {
+		s.report(b)
+	}
 }
 
-// wakeUp runs b.N rounds in which all readers block in what newReader returned,
-// and fire lets them go.
-func wakeUp(b *testing.B, readers int, newReader func(i int) func(), fire func()) {
-	var (
-		begin   = time.Now()
-		fired   atomic.Int64
-		about   atomic.Int64 // readers about to block
-		wg      sync.WaitGroup
-		running = make([][]time.Duration, readers)
-		lasts   []time.Duration
-		writes  []time.Duration
-	)
+// A wakeUp is a number of goroutines that block until they are fired, b.N times.
+type wakeUp struct {
+	name    string
+	fire    func()
+	begin   time.Time
+	fired   atomic.Int64
+	about   atomic.Int64 // goroutines about to block
+	wg      sync.WaitGroup
+	running [][]time.Duration // from fire to running again, for each goroutine
+	writes  []time.Duration   // how long fire took
+}
+
+func newWakeUp(b *testing.B, name string, readers int, newRead func() func(), fire func()) *wakeUp {
+	w := &wakeUp{name: name, fire: fire, begin: time.Now(), running: make([][]time.Duration, readers)}
 	for i := range readers {
-		read := newReader(i)
-		running[i] = make([]time.Duration, 0, b.N)
+		read := newRead()
+		w.running[i] = make([]time.Duration, 0, b.N)
 		go func() {
 			for range b.N {
-				about.Add(1)
+				w.about.Add(1)
 				read()
-				running[i] = append(running[i], time.Since(begin)-time.Duration(fired.Load()))
-				wg.Done()
+				w.running[i] = append(w.running[i], time.Since(w.begin)-time.Duration(w.fired.Load()))
+				w.wg.Done()
 			}
 		}()
 	}
-	b.ResetTimer()
-	for range b.N {
-		for about.Load() < int64(readers) {
-			time.Sleep(100 * time.Microsecond)
-		}
-		time.Sleep(500 * time.Microsecond) // for the last of them to block
-		about.Store(0)
-		wg.Add(readers)
-		at := time.Since(begin)
-		fired.Store(int64(at))
-		fire()
-		writes = append(writes, time.Since(begin)-at)
-		wg.Wait()
+	return w
+}
+
+func (w *wakeUp) round() {
+	readers := int64(len(w.running))
+	for w.about.Load() < readers {
+		time.Sleep(100 * time.Microsecond)
 	}
-	var all []time.Duration
+	time.Sleep(500 * time.Microsecond) // for the last of them to block
+	w.about.Store(0)
+	w.wg.Add(int(readers))
+	at := time.Since(w.begin)
+	w.fired.Store(int64(at))
+	w.fire()
+	w.writes = append(w.writes, time.Since(w.begin)-at)
+	w.wg.Wait()
+}
+
+func (w *wakeUp) report(b *testing.B) {
+	var all, lasts []time.Duration
 	for round := range b.N {
 		var last time.Duration
-		for i := range readers {
-			last = max(last, running[i][round])
-			all = append(all, running[i][round])
+		for _, r := range w.running {
+			last = max(last, r[round])
+			all = append(all, r[round])
 		}
 		lasts = append(lasts, last)
 	}
-	report := func(d []time.Duration, p float64, unit string) {
+	metric := func(d []time.Duration, p float64, what string) {
 		slices.Sort(d)
-		b.ReportMetric(float64(d[int(float64(len(d)-1)*p)].Nanoseconds())/1e3, unit)
+		b.ReportMetric(float64(d[int(float64(len(d)-1)*p)].Nanoseconds())/1e3, w.name+"-"+what+"-µs")
 	}
-	report(writes, .5, "write-p50-µs")
-	report(all, .5, "reader-p50-µs")
-	report(all, .99, "reader-p99-µs")
-	report(lasts, .5, "last-p50-µs")
+	metric(w.writes, .5, "write-p50")
+	metric(all, .5, "p50")
+	metric(all, .99, "p99")
+	metric(lasts, .5, "last")
 }
 
 // What does an entry cost that is merged out of a thousand buffers? The baseline
@@ -434,6 +482,7 @@ func BenchmarkMerge(b *testing.B) {
 			b.ReportAllocs()
 			dst := make([]logbuffer.Item[uint64], 256)
 			total := 0
+			b.ResetTimer()
 			for total < b.N {
 				b.StopTimer()
 				m, err := logbuffer.NewMerge(func(e uint64) int64 { return int64(e) }, logbuffer.MergeOptions{Wait: time.Second})

@@ -76,27 +76,14 @@ func New[T any](opts Options) (*Buffer[T], error) {
 // Without [Options].MultiWriter, Write panics if it notices that another
 // goroutine is writing at the same time. It need not notice.
 func (b *Buffer[T]) Write(entries ...T) (n int, err error) {
-	switch {
-	case b.multi:
+	if b.multi {
 		b.mu.Lock()
 		n, err = b.write(entries)
 		b.mu.Unlock()
-	case len(entries) == 1: // most writes; a path of its own saves a third of the time
-		c := b.log.tail.Load()
-		s := c.state.Load()
-		if i := used(s); i < len(c.data) && s&closed == 0 {
-			c.data[i] = entries[0]
-			if !c.publish(s, one) {
-				return 0, ErrClosed
-			}
-			n = 1
-			break
-		}
-		fallthrough
-	default:
+	} else {
 		n, err = b.write(entries)
 	}
-	if b.log.head.Load() != nil {
+	if b.log.busy.Load() != 0 {
 		b.log.wake()
 	}
 	return n, err
@@ -106,6 +93,17 @@ func (b *Buffer[T]) Write(entries ...T) (n int, err error) {
 const one = 1<<countShift + 1
 
 func (b *Buffer[T]) write(entries []T) (n int, err error) {
+	if len(entries) == 1 { // most writes: shorter than the loop by a third
+		c := b.log.tail.Load()
+		s := c.state.Load()
+		if i := used(s); i < len(c.data) && s&closed == 0 {
+			c.data[i] = entries[0]
+			if !c.publish(s, one) {
+				return 0, ErrClosed
+			}
+			return 1, nil
+		}
+	}
 	for {
 		c := b.log.tail.Load()
 		s := c.state.Load()

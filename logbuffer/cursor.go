@@ -14,7 +14,8 @@ type cursor[E any] struct {
 	chunk  *chunk[E]     // where pos is, referenced; nil before the first read and after a skip
 	off    int           // where the entry begins in chunk.data
 	missed uint64        // entries missed just before pos and not yet reported
-	waiter *waiter       // nil until the reader blocks for the first time
+	shard  *shard        // where the reader blocks; nil until it does for the first time
+	watch  watch         // of the context of the latest Read that blocked
 	ended  error         // io.EOF or ErrClosed once the reader has let go of the log
 }
 
@@ -47,7 +48,7 @@ func (r *cursor[E]) next() ([]E, error) {
 			c.release()
 			r.chunk, r.off = next, 0
 		case s&closed != 0:
-			r.end(io.EOF)
+			r.leave(io.EOF)
 			return nil, io.EOF
 		default:
 			return nil, nil
@@ -96,58 +97,36 @@ func (r *cursor[E]) changed() bool {
 
 // wait blocks until there may be something new, or ctx has ended.
 func (r *cursor[E]) wait(ctx context.Context) {
-	if r.waiter == nil {
-		r.waiter = newWaiter(&r.log.waitList, nil)
+	l := &r.log.waitList
+	if r.shard == nil {
+		r.shard = l.shard(int(r.log.blockers.Add(1) % shardCount))
 	}
-	w := r.waiter
-	w.interruptOn(ctx)
-
-	w.mu.Lock()
-	if w.ended {
-		w.ended = false // the caller asks the context now
-		w.mu.Unlock()
+	s := r.shard
+	if r.watch.needs(ctx) {
+		// This holds on to the shard only: a reader that is dropped without
+		// Close does not live on through ctx.
+		r.watch.set(ctx, s.wakeAll)
+	}
+	s.mu.Lock()
+	l.announce(s.bit)
+	if r.changed() || r.watch.ended() {
+		s.mu.Unlock()
 		return
 	}
-	// The order matters: first be found waiting, then look. A write publishes
-	// first, and then looks for waiting readers: one of the two sees the other.
-	w.enlistLocked()
-	if r.changed() {
-		w.mu.Unlock() // and stay on the list, for next time
-		return
-	}
-	w.blocked = true
-	for w.blocked {
-		w.cond.Wait()
-	}
-	rest := w.rest
-	w.rest = nil
-	w.mu.Unlock()
-	relay(rest)
+	s.blocked++
+	s.cond.Wait() // unlocks s.mu, and leaves it unlocked
+	l.relay(s)
 }
 
-// arm has notify called as soon as there may be something new. It reports false
-// if there is something already; notify may then be called all the same.
-func (r *cursor[E]) arm(notify func()) bool {
-	if r.waiter == nil {
-		r.waiter = newWaiter(&r.log.waitList, notify)
-	}
-	w := r.waiter
-	w.mu.Lock()
-	w.enlistLocked()
-	w.mu.Unlock()
+// arm has w notified as soon as there may be something new. It reports false if
+// there is something already; w may then be notified all the same.
+func (r *cursor[E]) arm(w *watcher) bool {
+	r.log.arm(w)
 	return !r.changed()
 }
 
-// stopWaiting gives up the reader's place among those that wait.
-func (r *cursor[E]) stopWaiting() {
-	if r.waiter != nil {
-		r.waiter.abandon(r.log.readers.Load())
-		r.waiter = nil
-	}
-}
-
-// end lets go of the log. Further calls of next return err.
-func (r *cursor[E]) end(err error) {
+// leave lets go of the log. Further calls of next return err.
+func (r *cursor[E]) leave(err error) {
 	if r.ended == nil {
 		r.log.readers.Add(-1)
 	}
@@ -156,11 +135,22 @@ func (r *cursor[E]) end(err error) {
 		r.chunk.release()
 		r.chunk = nil
 	}
-	r.stopWaiting()
+	r.watch.clear()
+}
+
+func (r *cursor[E]) close() {
+	r.leave(ErrClosed)
+	r.missed = 0
+}
+
+// end returns the sequence number of the next entry to be written.
+func (r *cursor[E]) end() uint64 {
+	_, next := r.log.span()
+	return next
 }
 
 // lag returns how many entries have been written that the reader has not passed.
 func (r *cursor[E]) lag() uint64 {
-	_, next := r.log.span()
-	return next - min(next, r.pos.Load())
+	end := r.end()
+	return end - min(end, r.pos.Load())
 }

@@ -41,8 +41,9 @@
 //     nothing, and readers drain what is retained before they get [io.EOF].
 //   - Readers cost the writer nothing. While no reader is blocked a write takes
 //     no lock, and its cost does not depend on how many readers there are. A
-//     write that finds blocked readers wakes one of them; the readers wake each
-//     other. A reader that stalls, or is forgotten, pins one chunk at most.
+//     write that finds blocked readers wakes one of them, and these wake each
+//     other. A reader that stalls, or is dropped without Close, pins one chunk
+//     at most.
 //   - No goroutines. The package starts none of its own; a cancelled context
 //     runs a short function through [context.AfterFunc], and a waiting Merge
 //     uses one timer.
@@ -65,8 +66,13 @@
 // changes. The oldest chunk is used again as the newest once no reader stands
 // in it, so that a steady stream of entries allocates nothing.
 //
-// A reader that has caught up registers as waiting, looks at the newest chunk
-// once more, and only then waits on its condition variable; the writer
-// publishes first and looks for waiting readers second. One of the two sees the
-// other. BENCHMARKS.md next to the source holds measured figures.
+// A reader that has caught up marks itself as waiting, looks at the newest chunk
+// once more, and only then waits on a condition variable; the writer publishes
+// first and looks for waiting readers second. One of the two sees the other.
+// Blocked readers are spread over a few condition variables. A write wakes one
+// reader, which passes the duty on to one at the next condition variable before
+// it wakes the others at its own: a thousand readers cost the writer no more
+// than one does, and all processors share the work of waking them.
+//
+// BENCHMARKS.md next to the source holds measured figures.
 package logbuffer

@@ -3,6 +3,7 @@ package logbuffer
 import (
 	"context"
 	"iter"
+	"math"
 )
 
 // A Line is one line of a [Lines].
@@ -60,12 +61,16 @@ func (r *LineReader) Read(ctx context.Context, dst []Line) (n int, missed uint64
 // TryRead is like [LineReader.Read] but returns 0 lines and no error if there
 // are none at the moment.
 func (r *LineReader) TryRead(dst []Line) (n int, missed uint64, err error) {
+	end := uint64(math.MaxUint64)
+	if r.keep != nil {
+		end = r.cursor.end() // see Reader.filterEnd
+	}
 	for n == 0 && len(dst) > 0 { // no further: the lines must lie in one chunk
 		data, err := r.cursor.next()
 		if err != nil {
 			return 0, r.cursor.takeMissed(), err
 		}
-		if len(data) == 0 {
+		if len(data) == 0 || r.cursor.pos.Load() >= end {
 			return 0, 0, nil
 		}
 		at, passed := 0, uint64(0)
@@ -127,6 +132,6 @@ func (r *LineReader) Lag() uint64 { return r.cursor.lag() }
 // Close lets go of the log. It must not be called while another goroutine is in
 // Read: cancel that one's context first. The error is always nil.
 func (r *LineReader) Close() error {
-	r.cursor.end(ErrClosed)
+	r.cursor.close()
 	return nil
 }

@@ -17,7 +17,7 @@ type LineOptions struct {
 
 	// ChunkBytes is the size of a chunk, the unit in which memory is allocated
 	// and old lines are dropped; at most half of MaxBytes. 0 means a sixteenth
-	// of MaxBytes.
+	// of MaxBytes, or more if MaxLine needs it.
 	ChunkBytes int
 
 	// MaxLine is the length at which lines are cut; at most ChunkBytes − 4. 0
@@ -73,7 +73,8 @@ func NewLines(opts LineOptions) (*Lines, error) {
 		return nil, fmt.Errorf("logbuffer: LineOptions.MaxBytes is %d, not %d to %d", opts.MaxBytes, 2*(lineHeader+1), maxMaxBytes)
 	}
 	if opts.ChunkBytes == 0 {
-		opts.ChunkBytes = min(max(opts.MaxBytes/16, lineHeader+1), maxChunk)
+		line := lineHeader + max(1, min(opts.MaxLine, maxChunk-lineHeader))
+		opts.ChunkBytes = min(max(opts.MaxBytes/16, line), opts.MaxBytes/2, maxChunk)
 	}
 	least := max(lineHeader+1, opts.MaxBytes/maxChunks)
 	most := min(opts.MaxBytes/2, maxChunk)
@@ -111,7 +112,7 @@ func (l *Lines) Write(p []byte) (n int, err error) {
 	} else {
 		n, err = l.write(p, false)
 	}
-	if l.log.head.Load() != nil {
+	if l.log.busy.Load() != 0 {
 		l.log.wake()
 	}
 	return n, err

@@ -3,6 +3,7 @@ package logbuffer
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 )
 
@@ -29,7 +30,8 @@ type log[E any] struct {
 	oldest    atomic.Pointer[chunk[E]] // the oldest retained chunk; moved by the writer
 	oldestSeq atomic.Uint64            // sequence number of the first entry retained
 
-	readers atomic.Int64
+	readers  atomic.Int64
+	blockers atomic.Uint32 // readers that have ever blocked, to spread them over the shards
 
 	waitList
 }
@@ -80,8 +82,10 @@ func (l *log[E]) fresh(base uint64) *chunk[E] {
 	if l.chunks == l.limit {
 		old := l.oldest.Load()
 		next := old.next.Load()
-		l.oldestSeq.Store(next.base)
+		// In this order, so that a reader sent away by oldestSeq finds oldest
+		// moved already.
 		l.oldest.Store(next)
+		l.oldestSeq.Store(next.base)
 		// A reader left behind in old must not pin what comes after it.
 		old.next.Store(nil)
 		if old.reuse(base, l.wipe) {
@@ -96,19 +100,30 @@ func (l *log[E]) fresh(base uint64) *chunk[E] {
 // end closes the log for the writer. Any goroutine may call it, again too.
 func (l *log[E]) end() {
 	for {
-		c := l.tail.Load()
-		if !c.acquire() {
-			continue
-		}
+		c := l.newest()
 		s := c.state.Or(closed)
 		c.release()
-		// On a sealed chunk, which the writer has just left, the flag is
-		// without effect.
 		if s&sealed == 0 {
 			break
 		}
+		// The writer is about to move on. The flag has no effect on a chunk
+		// that it has sealed.
+		runtime.Gosched()
 	}
 	l.wake()
+}
+
+// newest returns, with a reference, the newest chunk.
+func (l *log[E]) newest() *chunk[E] {
+	for {
+		c := l.tail.Load()
+		if c.acquire() {
+			if c == l.tail.Load() { // and was not reused before acquire
+				return c
+			}
+			c.release()
+		}
+	}
 }
 
 // find returns, with a reference, the chunk in which the entry seq is or will
@@ -116,12 +131,11 @@ func (l *log[E]) end() {
 // the number of entries written.
 func (l *log[E]) find(seq uint64) *chunk[E] {
 	// Most readers are close to the end.
-	if c := l.tail.Load(); c.acquire() {
-		if c.base <= seq {
-			return c
-		}
-		c.release()
+	c := l.newest()
+	if c.base <= seq {
+		return c
 	}
+	c.release()
 	for {
 		c := l.oldest.Load()
 		if !c.acquire() {
@@ -165,10 +179,7 @@ func (c *chunk[E]) follow(s uint64) *chunk[E] {
 func (l *log[E]) span() (first, next uint64) {
 	for {
 		first = l.oldestSeq.Load()
-		c := l.tail.Load()
-		if !c.acquire() {
-			continue
-		}
+		c := l.newest()
 		next = c.base + count(c.state.Load())
 		c.release()
 		if l.oldestSeq.Load() == first {

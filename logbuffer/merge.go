@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,7 +72,7 @@ type input[T any] struct {
 	source string
 	order  int // among all inputs ever added
 	reader *Reader[T]
-	notify func()
+	watcher
 
 	// Owned by the goroutine that reads.
 	state   inputState
@@ -82,7 +83,7 @@ type input[T any] struct {
 	later   *input[T]
 
 	// Guarded by Merge.mu.
-	next    *input[T] // in Merge.events
+	event   *input[T] // the next in Merge.events
 	listed  bool      // in Merge.events
 	removed bool
 }
@@ -112,7 +113,8 @@ func NewMerge[T any](key func(T) int64, opts MergeOptions) (*Merge[T], error) {
 	if opts.Wait < 0 {
 		return nil, fmt.Errorf("logbuffer: MergeOptions.Wait is %v, less than 0", opts.Wait)
 	}
-	m := &Merge[T]{key: key, wait: opts.Wait, begin: time.Now()}
+	wait := min(opts.Wait, math.MaxInt64/2) // so that adding to it does not overflow
+	m := &Merge[T]{key: key, wait: wait, begin: time.Now()}
 	m.cond.L = &m.mu
 	return m, nil
 }
@@ -130,7 +132,6 @@ func (m *Merge[T]) Add(source string, r *Reader[T]) (remove func()) {
 		defer m.mu.Unlock()
 		m.eventLocked(in)
 	}
-	r.cursor.stopWaiting() // it may have blocked before; now it will be notified
 	if !m.enter(in) {
 		r.Close()
 		return func() {}
@@ -294,25 +295,23 @@ func (in *input[T]) pass() bool {
 
 // look sees what an input has to read that had nothing at hand.
 func (m *Merge[T]) look(in *input[T]) {
-	for {
-		view, err := in.reader.head()
-		switch {
-		case len(view) > 0:
-			in.view, in.state = view, ready
-			if m.wait > 0 {
-				m.now = time.Since(m.begin)
-				in.arrived = m.now
-			}
-			m.arrival.add(in)
-			m.heads.push(head[T]{m.key(view[0]), in})
-			return
-		case err != nil:
-			in.state = silent
-			m.drop(in)
-			return
-		case in.reader.cursor.arm(in.notify):
-			in.view, in.state = nil, silent
-			return
+	view, err := in.reader.head()
+	switch {
+	case len(view) > 0:
+		in.view, in.state = view, ready
+		if m.wait > 0 {
+			m.now = time.Since(m.begin)
+			in.arrived = m.now
+		}
+		m.arrival.add(in)
+		m.heads.push(head[T]{m.key(view[0]), in})
+	case err != nil:
+		in.state = silent
+		m.drop(in)
+	default:
+		in.view, in.state = nil, silent
+		if !in.reader.cursor.arm(&in.watcher) {
+			in.notify() // there is something already: look again
 		}
 	}
 }
@@ -328,6 +327,7 @@ func (m *Merge[T]) drop(in *input[T]) {
 	m.inputs[in.at], last.at = last, in.at
 	m.inputs[len(m.inputs)-1] = nil
 	m.inputs = m.inputs[:len(m.inputs)-1]
+	in.reader.cursor.log.disarm(&in.watcher)
 	in.reader.Close()
 }
 
@@ -337,7 +337,7 @@ func (m *Merge[T]) eventLocked(in *input[T]) {
 		return
 	}
 	in.listed = true
-	in.next = m.events
+	in.event = m.events
 	m.events = in
 	m.pending.Store(true)
 	m.wakeLocked()
@@ -348,7 +348,7 @@ func (m *Merge[T]) collect() {
 	m.mu.Lock()
 	for m.events != nil {
 		in := m.events
-		m.events, in.next, in.listed = in.next, nil, false
+		m.events, in.event, in.listed = in.event, nil, false
 		m.turn = append(m.turn, change[T]{in, in.removed})
 	}
 	m.pending.Store(false)

@@ -3,6 +3,7 @@ package logbuffer
 import (
 	"context"
 	"iter"
+	"math"
 )
 
 // A Reader follows a [Buffer]. It is got from one of the buffer's methods and
@@ -62,6 +63,7 @@ func (r *Reader[T]) Read(ctx context.Context, dst []T) (n int, missed uint64, er
 // TryRead is like [Reader.Read] but returns 0 entries and no error if there are
 // none at the moment.
 func (r *Reader[T]) TryRead(dst []T) (n int, missed uint64, err error) {
+	end := r.filterEnd()
 	for n < len(dst) {
 		data, err := r.cursor.next()
 		if n > 0 && (err != nil || r.cursor.missed > 0) {
@@ -70,7 +72,7 @@ func (r *Reader[T]) TryRead(dst []T) (n int, missed uint64, err error) {
 		if err != nil {
 			return 0, r.cursor.takeMissed(), err
 		}
-		if len(data) == 0 {
+		if len(data) == 0 || r.cursor.pos.Load() >= end {
 			break
 		}
 		first, seen := n == 0, 0
@@ -93,12 +95,23 @@ func (r *Reader[T]) TryRead(dst []T) (n int, missed uint64, err error) {
 	return n, missed, nil
 }
 
+// filterEnd returns where a search for an entry that passes the filter ends,
+// for now. Without it, a writer that is fast enough could keep a reader from
+// ever looking at its context.
+func (r *Reader[T]) filterEnd() uint64 {
+	if r.keep == nil {
+		return math.MaxUint64
+	}
+	return r.cursor.end()
+}
+
 // head returns the entries at hand, the first of which passes the filter,
 // without moving past it. None at hand: err is io.EOF, or nil if more may come.
 func (r *Reader[T]) head() ([]T, error) {
+	end := r.filterEnd()
 	for {
 		data, err := r.cursor.next()
-		if len(data) == 0 {
+		if len(data) == 0 || r.cursor.pos.Load() >= end {
 			return nil, err
 		}
 		skip := 0
@@ -156,6 +169,6 @@ func (r *Reader[T]) Lag() uint64 { return r.cursor.lag() }
 // Close lets go of the buffer. It must not be called while another goroutine
 // is in Read: cancel that one's context first. The error is always nil.
 func (r *Reader[T]) Close() error {
-	r.cursor.end(ErrClosed)
+	r.cursor.close()
 	return nil
 }

@@ -2,165 +2,180 @@ package logbuffer
 
 import (
 	"context"
+	"math/bits"
 	"sync"
 	"sync/atomic"
-	"weak"
 )
 
-// A waitList holds the readers of a log that wait for more. Whoever wakes them
-// takes the whole list in one step, however long it is, and wakes its first
-// reader; that one hands the rest on to the next and wakes a few itself; and so
-// on. So a write that finds a thousand readers blocked pays for one of them,
-// and all processors share the work of waking the others.
-//
-// The list is a stack without a lock: readers push themselves, and leave only
-// when all are taken. A reader that stops waiting for another reason, such as a
-// cancelled context, stays behind as a waiter without an owner, until the next
-// write or until such waiters become too many.
+// A waitList holds the readers of a log that are blocked. They are spread over
+// shards, each with a condition variable. Who wakes them wakes one, and leaves
+// it to that one to wake the others; it passes what concerns other shards on to
+// a reader there before it turns to its own. So a write that finds a thousand
+// readers blocked pays for one of them, all processors share the work of waking
+// the others, and no thread that loses the processor holds up more than a shard.
 type waitList struct {
-	head   atomic.Pointer[waiter]
-	orphan atomic.Int64 // about how many waiters on the list have no owner
+	// busy has a bit set for each shard that may have blocked readers, and
+	// watchBit if there may be watchers. It is all that a write looks at.
+	busy atomic.Uint32
+
+	// duty has a bit set for each shard that must still be woken. It is for the
+	// next reader that wakes up, in whatever shard.
+	duty atomic.Uint32
+
+	shards [shardCount]atomic.Pointer[shard] // allocated when first used
+
+	watchMu  sync.Mutex // guards the following, and the links of watchers
+	watchers *watcher
 }
 
 const (
-	// fanOut is how many readers a woken reader wakes, besides the one to which
-	// it hands the rest. It looks them all up first, so the figure also bounds
-	// how long the rest wait if its thread loses the processor just then.
-	fanOut = 16
-
-	// minOrphans is how many waiters without an owner are always put up with.
-	minOrphans = 64
+	shardCount = 16
+	watchBit   = 1 << 31
 )
 
-// A waiter is the entry of one reader in a waitList.
-type waiter struct {
-	next *waiter // while listed: the next on the list
+// A shard is where some of the readers of a log block.
+type shard struct {
+	bit     uint32 // in waitList.busy
+	mu      sync.Mutex
+	blocked int       // readers that wait on cond and have not been woken; guarded by mu
+	cond    sync.Cond // L is a parkLock of mu
 
-	mu      sync.Mutex // guards the following
-	listed  bool       // on the list, or on one that has been taken but not gone through
-	blocked bool       // the reader waits on cond
-	ended   bool       // the watched context has ended since the reader last asked
-	rest    *waiter    // handed over to the reader when it is woken: more to wake
-	notify  func()     // called in place of waking, if not nil: the reader is part of a Merge
-	cond    sync.Cond
-
-	list  *waitList
-	watch watch // owned by the reader
+	_ [48]byte // to 128: neighbours in memory may be in use by other processors
 }
 
-func newWaiter(l *waitList, notify func()) *waiter {
-	w := &waiter{list: l, notify: notify}
-	w.cond.L = &w.mu
-	return w
-}
+// parkLock is the Locker of a condition variable whose waiters, once woken,
+// need no lock because they look at atomic state only. So a thousand of them do
+// not queue up for a mutex just to unlock it again.
+type parkLock struct{ mu *sync.Mutex }
 
-// enlistLocked makes w be found by the next wake.
-func (w *waiter) enlistLocked() {
-	if w.listed {
-		return
-	}
-	w.listed = true
-	for {
-		w.next = w.list.head.Load()
-		if w.list.head.CompareAndSwap(w.next, w) {
-			return
+func (parkLock) Lock()     {}
+func (p parkLock) Unlock() { p.mu.Unlock() }
+
+// shard returns the i-th shard.
+func (l *waitList) shard(i int) *shard {
+	s := l.shards[i].Load()
+	if s == nil {
+		s = &shard{bit: 1 << i}
+		s.cond.L = parkLock{&s.mu}
+		if !l.shards[i].CompareAndSwap(nil, s) {
+			s = l.shards[i].Load()
 		}
 	}
+	return s
 }
 
-// wake sees to it that every reader on the list is woken. What they wait for
-// must have been published before.
+// announce makes sure that writes notice that there are readers waiting. The
+// caller must look for itself afterwards whether there is something to read: a
+// write publishes first and looks for waiting readers second, so that one of
+// the two sees the other.
+func (l *waitList) announce(bit uint32) {
+	if l.busy.Load()&bit == 0 {
+		l.busy.Or(bit)
+	}
+}
+
+// wake sees to it that all readers are woken that wait for what has been
+// published before the call.
 func (l *waitList) wake() {
-	l.orphan.Store(0)
-	handOn(l.head.Swap(nil))
+	mask := l.busy.Swap(0)
+	if mask&watchBit != 0 {
+		l.notify()
+	}
+	l.handOn(mask &^ watchBit)
 }
 
-// handOn goes through a list that has been taken, to the first reader that is
-// blocked, wakes it and leaves the rest to it.
-func handOn(w *waiter) {
-	for w != nil {
-		next := w.next
-		if w.release(next) {
+// handOn wakes one of the readers in the shards of mask, and makes it the duty
+// of that reader to wake the others.
+func (l *waitList) handOn(mask uint32) {
+	for mask != 0 {
+		s := l.shards[bits.TrailingZeros32(mask)].Load()
+		s.mu.Lock()
+		if s.blocked > 0 {
+			s.blocked--
+			if s.blocked == 0 {
+				mask &^= s.bit
+			}
+			l.duty.Or(mask)
+			s.cond.Signal()
+			s.mu.Unlock()
 			return
 		}
-		w = next
+		s.mu.Unlock()
+		mask &^= s.bit
 	}
 }
 
-// relay wakes the readers of a list that has been handed on.
-func relay(rest *waiter) {
-	if rest == nil {
+// relay does the duty that a reader of s may find when it wakes up.
+func (l *waitList) relay(s *shard) {
+	if l.duty.Load() == 0 {
 		return
 	}
-	var own [fanOut]*waiter
-	n := 0
-	for ; rest != nil && n < fanOut; n++ {
-		own[n] = rest
-		rest = rest.next
-	}
-	handOn(rest)
-	for _, w := range own[:n] {
-		w.release(nil)
+	mask := l.duty.Swap(0)
+	l.handOn(mask &^ s.bit)
+	if mask&s.bit != 0 {
+		s.wakeAll()
 	}
 }
 
-// release takes w off the list that it was on, and wakes its reader if that is
-// blocked. It reports whether it was; the reader has then got rest as well.
-func (w *waiter) release(rest *waiter) bool {
-	w.mu.Lock()
-	w.listed = false // from here on w.next belongs to the reader again
-	blocked, notify := w.blocked, w.notify
-	if blocked {
-		w.blocked = false
-		w.rest = rest
-	}
-	w.mu.Unlock()
-	if blocked {
-		w.cond.Signal()
-	} else if notify != nil {
-		notify()
-	}
-	return blocked
+// wakeAll wakes all readers of the shard.
+func (s *shard) wakeAll() {
+	s.mu.Lock()
+	s.blocked = 0
+	s.cond.Broadcast()
+	s.mu.Unlock()
 }
 
-// interrupt wakes w, and w alone, if it is blocked.
-func (w *waiter) interrupt() {
-	w.mu.Lock()
-	w.ended = true
-	w.blocked = false
-	w.mu.Unlock()
-	w.cond.Signal()
+// A watcher is told, once for each time that it is armed, that there may be
+// something to read. It is the part of a Merge in a waitList.
+type watcher struct {
+	notify     func() // must neither block nor call the waitList
+	armed      bool   // on the list
+	next, prev *watcher
 }
 
-// abandon leaves w, which its reader does not use any more, to the list.
-func (w *waiter) abandon(readers int64) {
-	w.watch.clear()
-	w.mu.Lock()
-	listed := w.listed
-	w.notify = nil
-	w.mu.Unlock()
-	if !listed {
-		return
-	}
-	// Waking everybody for nothing clears the list. As it takes as many orphans
-	// as there may be readers to wake, an orphan costs no more than a wake-up.
-	if n := w.list.orphan.Add(1); n >= minOrphans && n >= readers {
-		w.list.wake()
-	}
-}
-
-// interruptOn has w interrupted when ctx ends.
-func (w *waiter) interruptOn(ctx context.Context) {
-	if !w.watch.needs(ctx) {
-		return
-	}
-	// A reader that is dropped without Close must not live on through ctx.
-	p := weak.Make(w)
-	w.watch.set(ctx, func() {
-		if w := p.Value(); w != nil {
-			w.interrupt()
+func (l *waitList) arm(w *watcher) {
+	l.watchMu.Lock()
+	defer l.watchMu.Unlock()
+	if !w.armed {
+		w.armed = true
+		w.prev, w.next = nil, l.watchers
+		if w.next != nil {
+			w.next.prev = w
 		}
-	})
+		l.watchers = w
+	}
+	l.announce(watchBit)
+}
+
+func (l *waitList) disarm(w *watcher) {
+	l.watchMu.Lock()
+	defer l.watchMu.Unlock()
+	l.removeLocked(w)
+}
+
+func (l *waitList) removeLocked(w *watcher) {
+	if !w.armed {
+		return
+	}
+	w.armed = false
+	if w.next != nil {
+		w.next.prev = w.prev
+	}
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		l.watchers = w.next
+	}
+	w.next, w.prev = nil, nil
+}
+
+func (l *waitList) notify() {
+	l.watchMu.Lock()
+	defer l.watchMu.Unlock()
+	for w := l.watchers; w != nil; w = l.watchers {
+		l.removeLocked(w)
+		w.notify()
+	}
 }
 
 // A watch is a function registered to run when a context ends. It stays
@@ -168,12 +183,11 @@ func (w *waiter) interruptOn(ctx context.Context) {
 // come with the same context, and because registering costs more than all the
 // rest of the call.
 type watch struct {
-	done <-chan struct{} // identifies the context
+	done <-chan struct{} // identifies the context; nil: never ends
 	stop func() bool
 }
 
-// needs reports whether the watch has to be set for ctx. If not, it is in place,
-// or ctx never ends; in the latter case the watch is cleared.
+// needs reports whether the watch has yet to be set for ctx.
 func (w *watch) needs(ctx context.Context) bool {
 	done := ctx.Done()
 	if done == w.done {
@@ -192,4 +206,14 @@ func (w *watch) clear() {
 		w.stop()
 	}
 	*w = watch{}
+}
+
+// ended reports whether the context has ended. It calls nothing of the user's.
+func (w *watch) ended() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
 }

@@ -174,7 +174,7 @@ func TestRotation(t *testing.T) {
 				if again, _, _ := ca.Certificate("main"); !bytes.Equal(old, again) {
 					t.Fatal("renewed before two thirds of its life")
 				}
-				time.Sleep(1)
+				time.Sleep(1 * time.Nanosecond)
 				renewed, key, err := ca.Certificate("main")
 				if err != nil {
 					t.Fatal(err)

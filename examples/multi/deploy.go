@@ -22,6 +22,7 @@ import (
 	"github.com/weaverkit/weaverkit/envelopekit/identity"
 	"github.com/weaverkit/weaverkit/envelopekit/placement"
 	"github.com/weaverkit/weaverkit/logbuffer"
+	"github.com/weaverkit/weaverkit/routing"
 )
 
 // deployerName is that of the section in the configuration, and of the
@@ -79,11 +80,14 @@ func deploy(c config) error {
 	}
 	defer logs.Close()
 	shown := screen.printer(c.level)
+	var d *envelopekit.Deployment
+	var assigner *routing.Controller
 	opts := envelopekit.Options{
 		Placement: c.placement,
 		Replicas:  c.replicas,
 		Prestart:  true,
 		Export:    exporter(sec.Listeners),
+		Members:   func(component string, replicas []string) { setMembers(assigner, d, component, replicas) },
 		Log: func(e *protos.LogEntry) {
 			shown(e)
 			logs.Write(e)
@@ -94,9 +98,11 @@ func deploy(c config) error {
 			return err
 		}
 	}
-	d, err := envelopekit.New(app, opts)
-	if err != nil {
+	if d, err = envelopekit.New(app, opts); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if assigner, err = routing.NewController(d, routing.ControllerOptions{}); err != nil {
+		return err
 	}
 
 	dir := admin.Dir(deployerName)
@@ -118,6 +124,7 @@ func deploy(c config) error {
 			screen.log(err.Error())
 		}
 	})
+	running.Go(func() { _ = assigner.Run(ctx) }) // its error is ctx's
 	running.Go(func() { screen.watch(ctx, d) })
 	running.Go(func() {
 		select {
@@ -143,6 +150,19 @@ func deploy(c config) error {
 	default:
 		return nil
 	}
+}
+
+// setMembers tells the controller of assignments which replicas a component
+// has, and where to ask for their load.
+func setMembers(assigner *routing.Controller, d *envelopekit.Deployment, component string, replicas []string) {
+	members := make([]routing.Member, len(replicas))
+	for i, address := range replicas {
+		members[i].Addr = address
+		assigner.SetSource(address, func(ctx context.Context) (*protos.LoadReport, error) {
+			return d.LoadAt(ctx, address)
+		})
+	}
+	assigner.SetMembers(component, members)
 }
 
 // stop stops the deployment gracefully, or kills it if a signal comes

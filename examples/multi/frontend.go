@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	holdTime    = 10 * time.Second // how long a request waits for a backend
-	maxAttempts = 3
+	holdTime    = 10 * time.Second       // how long a request waits for a backend
+	avoidTime   = 200 * time.Millisecond // how long a request avoids one that failed it
+	maxAttempts = 4
 )
 
 // exporter returns what opens a frontend at the address that the configuration
@@ -102,7 +103,7 @@ func (f *frontend) Drained(ctx context.Context, address string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.inFlight[address] > 0 {
-		if err := f.waitLocked(ctx); err != nil {
+		if err := f.waitLocked(ctx, false); err != nil {
 			return err
 		}
 	}
@@ -123,8 +124,9 @@ func (f *frontend) Close(ctx context.Context) error {
 // RoundTrip sends the request to a backend.
 func (f *frontend) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := req.Body
+	failed := map[string]time.Time{}
 	for attempt := 1; ; attempt++ {
-		backend, err := f.pick(req.Context())
+		backend, err := f.pick(req.Context(), failed)
 		if err != nil {
 			return nil, err
 		}
@@ -139,6 +141,7 @@ func (f *frontend) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		f.done(backend)
+		failed[backend] = time.Now()
 		var op *net.OpError
 		unsent := errors.As(err, &op) && op.Op == "dial"
 		harmless := body == nil && slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, req.Method)
@@ -148,21 +151,27 @@ func (f *frontend) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// pick returns the backend whose turn it is, once there is one.
-func (f *frontend) pick(ctx context.Context) (string, error) {
+// pick returns the backend whose turn it is, once there is one that has not
+// just failed the request: a replica that died is a backend for some more
+// milliseconds.
+func (f *frontend) pick(ctx context.Context, failed map[string]time.Time) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, holdTime)
 	defer cancel()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for len(f.backends) == 0 {
-		if err := f.waitLocked(ctx); err != nil {
+	for {
+		for range f.backends {
+			f.turn++
+			backend := f.backends[f.turn%len(f.backends)]
+			if at, ok := failed[backend]; !ok || time.Since(at) > avoidTime {
+				f.inFlight[backend]++
+				return backend, nil
+			}
+		}
+		if err := f.waitLocked(ctx, len(f.backends) > 0); err != nil {
 			return "", fmt.Errorf("no replica serves this listener: %w", err)
 		}
 	}
-	f.turn++
-	backend := f.backends[f.turn%len(f.backends)]
-	f.inFlight[backend]++
-	return backend, nil
 }
 
 func (f *frontend) done(backend string) {
@@ -174,13 +183,19 @@ func (f *frontend) done(backend string) {
 	}
 }
 
-// waitLocked waits for a change without the lock.
-func (f *frontend) waitLocked(ctx context.Context) error {
+// waitLocked waits for a change without the lock; a short wait ends by itself.
+func (f *frontend) waitLocked(ctx context.Context, short bool) error {
 	change := f.change
 	f.mu.Unlock()
 	defer f.mu.Lock()
+	var timeout <-chan time.Time
+	if short {
+		timeout = time.After(avoidTime)
+	}
 	select {
 	case <-change:
+		return nil
+	case <-timeout:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -53,6 +53,9 @@ func goBuild(pkg string) (string, error) {
 	if runtime.GOOS == "windows" {
 		binary += ".exe"
 	}
+	if _, err := os.Stat(binary); err == nil && dir != own() {
+		return binary, nil
+	}
 	out, err := exec.Command("go", "build", "-o", binary, pkg).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
@@ -60,17 +63,31 @@ func goBuild(pkg string) (string, error) {
 	return binary, nil
 }
 
+// inherited names the directory to the workers of a fuzz test, which use what
+// their parent has built and end without a chance to clean up.
+const inherited = "WEAVERKIT_APPTEST_DIR"
+
 func buildDir() (string, error) {
 	mu.Lock()
 	defer mu.Unlock()
+	if parents := os.Getenv(inherited); dir == "" && parents != "" {
+		return parents, nil
+	}
 	if dir == "" {
 		made, err := os.MkdirTemp("", "weaverkit-apptest-")
 		if err != nil {
 			return "", err
 		}
 		dir = made
+		os.Setenv(inherited, dir)
 	}
 	return dir, nil
+}
+
+func own() string {
+	mu.Lock()
+	defer mu.Unlock()
+	return dir
 }
 
 // Clean removes what Build has built. It is for the end of TestMain.
@@ -79,6 +96,7 @@ func Clean() {
 	defer mu.Unlock()
 	if dir != "" {
 		os.RemoveAll(dir)
+		os.Unsetenv(inherited)
 		dir = ""
 	}
 	clear(builds)

@@ -1,0 +1,2 @@
+// Package routing decides which replica owns which key.
+package routing
