@@ -8,28 +8,39 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	weaverruntime "github.com/ServiceWeaver/weaver/runtime"
-	"github.com/ServiceWeaver/weaver/runtime/deployers"
 	"github.com/ServiceWeaver/weaver/runtime/envelope"
 	"github.com/ServiceWeaver/weaver/runtime/protomsg"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
-	"go.opentelemetry.io/otel/trace/noop"
+	"github.com/ServiceWeaver/weaver/runtime/version"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weaverkit/weaverkit/envelopekit/internal/wire"
 )
 
 const (
+	// deployerControl is the component through which a weavelet calls its
+	// deployer; the constant is internal upstream.
+	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
+
+	// weaveletControl is that through which a deployer calls a weavelet.
+	weaveletControl = "github.com/ServiceWeaver/weaver/weaveletControl"
+
 	// deployerSocket is the name of the socket on which the deployer answers a
 	// weavelet, in the weavelet's directory.
 	deployerSocket = "d"
+
+	// weaveletSocket is that on which the weavelet answers the deployer.
+	weaveletSocket = "w"
 
 	// maxSocketPath is what fits into sockaddr_un on every platform (104 bytes
 	// on darwin, 108 on Linux, a NUL included). A longer path would hang.
@@ -66,10 +77,6 @@ type ProcessLauncher struct {
 	// [PartialAttr]. Zero means 64 KiB.
 	MaxLine int
 
-	// Logger gets the messages of the connections to weavelets. Nil discards
-	// them.
-	Logger *slog.Logger
-
 	swept sync.Once
 }
 
@@ -89,56 +96,57 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for sockets: %w", err)
 	}
-	if longest := filepath.Join(dir, "_uds9999999999"); len(longest) > maxSocketPath {
+	if longest := filepath.Join(dir, weaveletSocket); len(longest) > maxSocketPath {
 		os.Remove(dir)
 		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter ProcessLauncher.Dir", dir, maxSocketPath)
 	}
-	logger := l.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
+	server, err := wire.NewServer(deployerControl, h)
+	if err != nil {
+		os.Remove(dir)
+		return nil, err
 	}
 
 	life, end := context.WithCancel(context.Background())
 	p := &process{
-		spec:   spec,
-		dir:    dir,
-		end:    end,
-		exited: make(chan struct{}),
-		done:   make(chan struct{}),
-		calls:  make(chan struct{}, maxOutstanding),
+		spec:      spec,
+		dir:       dir,
+		end:       end,
+		connected: make(chan error, 1),
+		exited:    make(chan struct{}),
+		done:      make(chan struct{}),
+		calls:     make(chan struct{}, maxOutstanding),
 	}
 
 	// The deployer's socket listens before the process starts, so that the
 	// weavelet's first attempt to connect succeeds; a failed one would cost it
 	// a wait of 10 ms and more.
 	socket, err := net.Listen("unix", filepath.Join(dir, deployerSocket))
-	if err == nil {
-		p.server, err = newServer(h)
-	}
 	if err != nil {
 		end()
 		os.RemoveAll(dir)
 		return nil, err
 	}
 	args := protomsg.Clone(spec.Args)
-	args.ControlSocket = filepath.Join(dir, "w")
+	args.ControlSocket = filepath.Join(dir, weaveletSocket)
 	args.Redirects = []*protos.WeaveletArgs_Redirect{{
 		Component: deployerControl,
 		Target:    deployerControl,
 		Address:   "unix://" + socket.Addr().String(),
 	}}
-	p.socket = socket
-	p.wg.Go(func() { p.server.serve(socket) })
+	p.socket = &countingListener{Listener: socket, idle: make(chan struct{}, 1)}
+	p.wg.Go(func() {
+		_ = server.Serve(life, p.socket) // the error tells only that life has ended
+	})
+	p.wg.Go(func() { p.talk(life, args.ControlSocket) })
 	if err := p.start(args, l.MaxLine, h); err != nil {
 		end()
-		socket.Close()
 		p.wg.Wait()
 		os.RemoveAll(dir)
 		return nil, err
 	}
 	// From here on the process's end cleans up, and closes done.
 
-	if err := p.connect(ctx, life, args, logger); err != nil {
+	if err := p.initialize(ctx); err != nil {
 		return nil, errors.Join(err, p.kill())
 	}
 	return p, nil
@@ -147,7 +155,7 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 // tempDir returns a directory for temporary files whose name is short enough.
 func tempDir() string {
 	dir := os.TempDir()
-	if longest := len(dir) + len("/wk1234567-1234567890/_uds9999999999"); longest > maxSocketPath && runtime.GOOS != "windows" {
+	if longest := len(dir) + len("/wk1234567-1234567890/"+weaveletSocket); longest > maxSocketPath && runtime.GOOS != "windows" {
 		return "/tmp"
 	}
 	return dir
@@ -158,14 +166,15 @@ type process struct {
 	spec    Spec
 	dir     string
 	end     context.CancelFunc // ends the connections
-	wg      sync.WaitGroup     // the deployer's socket, the output pumps
-	server  *server
-	socket  net.Listener
+	wg      sync.WaitGroup     // both connections, the output pumps
+	socket  *countingListener
 	cmd     *exec.Cmd
 	tail    tail
-	control control
+	control control // valid once connected says so
 	address string
 	calls   chan struct{} // a slot for each call that waits for an answer
+
+	connected chan error // gets one value
 
 	signals sync.Mutex // guards the following, and is held while a signal is sent
 	reaped  bool       // the process id may be another's
@@ -178,6 +187,7 @@ type process struct {
 // control are the calls that a weavelet answers. Upstream's type for them is
 // internal; its methods are not.
 type control interface {
+	InitWeavelet(context.Context, *protos.InitWeaveletRequest) (*protos.InitWeaveletReply, error)
 	UpdateComponents(context.Context, *protos.UpdateComponentsRequest) (*protos.UpdateComponentsReply, error)
 	UpdateRoutingInfo(context.Context, *protos.UpdateRoutingInfoRequest) (*protos.UpdateRoutingInfoReply, error)
 	GetHealth(context.Context, *protos.GetHealthRequest) (*protos.GetHealthReply, error)
@@ -248,9 +258,8 @@ func (p *process) wait(stdout, stderr io.Closer) {
 		stderr.Close()
 		p.end()
 	})
-	p.server.finish(outputWait)
+	p.socket.awaitIdle(outputWait)
 	p.end()
-	p.socket.Close()
 	p.wg.Wait()
 	cut.Stop()
 	stdout.Close()
@@ -259,47 +268,37 @@ func (p *process) wait(stdout, stderr io.Closer) {
 	close(p.done)
 }
 
-// connect waits for the weavelet's control socket and initializes it. ctx
-// bounds this step, life the connection.
-func (p *process) connect(ctx, life context.Context, args *protos.WeaveletArgs, logger *slog.Logger) error {
-	if err := p.awaitSocket(ctx, args.ControlSocket); err != nil {
-		return err
-	}
-
-	// Upstream's envelope holds the only client there is for the control
-	// socket, and invents the socket's path: point the next few paths it can
-	// invent at the socket that is there already, so that its first attempt to
-	// connect succeeds. The number after the last known one can be off when
-	// others invent paths at the same time; adopted.Start mends that.
-	life, abandon := context.WithCancel(life)
-	keep := context.AfterFunc(ctx, abandon)
-	var n int
-	if _, err := fmt.Sscanf(filepath.Base(deployers.NewUnixSocketPath(p.dir)), "_uds%d", &n); err == nil {
-		for i := n + 1; i <= n+8; i++ {
-			_ = os.Symlink("w", filepath.Join(p.dir, fmt.Sprintf("_uds%d", i)))
-		}
-	}
-	e, err := envelope.NewEnvelope(life, args, p.spec.Config, envelope.Options{
-		TmpDir: p.dir,
-		Logger: logger,
-		// Without a tracer, a call whose context carries a span would panic.
-		Tracer: noop.NewTracerProvider().Tracer(""),
-		Child:  &adopted{target: args.ControlSocket},
-	})
-	if !keep() && err == nil {
-		err = ctx.Err() // too late: abandon runs
-	}
+// talk connects to the weavelet's socket, as soon as it is there, and reads the
+// answers that come from there until the connection ends.
+func (p *process) talk(life context.Context, path string) {
+	conn, err := p.dial(life, path)
 	if err != nil {
-		abandon()
-		return p.startError(ctx, err)
+		p.connected <- err
+		return
 	}
-	p.control = e.WeaveletControl()
-	p.address = e.WeaveletAddress()
-	return nil
+	client := wire.NewClient(conn)
+	defer context.AfterFunc(life, func() { conn.Close() })()
+	stub, err := client.Component(weaveletControl)
+	if err != nil {
+		conn.Close()
+		p.connected <- err
+		return
+	}
+	p.control = stub.(control)
+	p.connected <- nil
+	_ = client.Run() // it ends in one way or another
+
+	// A weavelet that hangs up can be of no more use.
+	select {
+	case <-p.exited:
+	case <-life.Done():
+	case <-time.After(outputWait):
+		p.signal(killGroup)
+	}
 }
 
-// awaitSocket returns once the socket exists.
-func (p *process) awaitSocket(ctx context.Context, path string) error {
+// dial connects to the weavelet's socket.
+func (p *process) dial(life context.Context, path string) (net.Conn, error) {
 	const most = 10 * time.Millisecond
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -307,17 +306,44 @@ func (p *process) awaitSocket(ctx context.Context, path string) error {
 		select {
 		case <-timer.C:
 		case <-p.exited:
-			return p.startError(ctx, ErrEnded)
-		case <-ctx.Done():
-			return p.startError(ctx, ctx.Err())
+			return nil, ErrEnded
+		case <-life.Done():
+			return nil, ErrEnded
 		}
-		if _, err := os.Lstat(path); err == nil {
-			return nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
+		conn, err := net.Dial("unix", path)
+		switch {
+		case err == nil:
+			return conn, nil
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED): // not there, not yet listening
+			return nil, err
 		}
 		timer.Reset(wait)
 	}
+}
+
+// initialize waits for the connection and initializes the weavelet.
+func (p *process) initialize(ctx context.Context) error {
+	select {
+	case err := <-p.connected:
+		if err != nil {
+			return p.startError(ctx, err)
+		}
+	case <-ctx.Done():
+		return p.startError(ctx, ctx.Err())
+	}
+	reply, err := call(ctx, p, p.control.InitWeavelet, &protos.InitWeaveletRequest{Sections: p.spec.Config.Sections})
+	if err != nil {
+		return p.startError(ctx, err)
+	}
+	got := version.SemVer{Major: int(reply.GetVersion().GetMajor()), Minor: int(reply.GetVersion().GetMinor()), Patch: int(reply.GetVersion().GetPatch())}
+	switch {
+	case got != version.DeployerVersion:
+		return fmt.Errorf("process %d speaks deployer API %s, this deployer %s", p.cmd.Process.Pid, got, version.DeployerVersion)
+	case reply.GetDialAddr() == "":
+		return fmt.Errorf("process %d does not say at which address it is reached", p.cmd.Process.Pid)
+	}
+	p.address = reply.DialAddr
+	return nil
 }
 
 // startError returns the reason why the weavelet did not come up.
@@ -471,26 +497,62 @@ func call[Req, Reply any](ctx context.Context, p *process, f func(context.Contex
 	}
 }
 
-// adopted is the envelope.Child of a process that runs already.
-type adopted struct {
-	target string // the control socket it listens on
+// A countingListener knows whether connections that it accepted are open.
+type countingListener struct {
+	net.Listener
+	idle chan struct{} // gets a value when the last open connection closes
+
+	mu   sync.Mutex // guards the following
+	open int
 }
 
-// Start makes the control socket's invented path lead to the real one. It runs
-// after the envelope's client has begun to connect, and before the first call.
-func (a *adopted) Start(ctx context.Context, _ *protos.AppConfig, args *protos.WeaveletArgs) error {
-	if err := os.Symlink(a.target, args.ControlSocket); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
-	// The first call fails, and then waits 10 ms, if the handshake is not over.
-	select {
-	case <-time.After(2 * time.Millisecond):
-	case <-ctx.Done():
-	}
-	return nil
+	l.add(1)
+	return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.add(-1) })}, nil
 }
 
-func (*adopted) Wait() error           { return nil }
-func (*adopted) Stdout() io.ReadCloser { return nil }
-func (*adopted) Stderr() io.ReadCloser { return nil }
-func (*adopted) Pid() (int, bool)      { return 0, false }
+func (l *countingListener) add(n int) {
+	l.mu.Lock()
+	l.open += n
+	idle := l.open == 0
+	l.mu.Unlock()
+	if idle {
+		select {
+		case l.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// awaitIdle waits until no connection is open, for at most the given time.
+func (l *countingListener) awaitIdle(most time.Duration) {
+	deadline := time.After(most)
+	for {
+		l.mu.Lock()
+		open := l.open
+		l.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		select {
+		case <-l.idle:
+		case <-deadline:
+			return
+		}
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *countedConn) Close() error {
+	err := c.Conn.Close()
+	c.release()
+	return err
+}

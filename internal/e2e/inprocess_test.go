@@ -117,17 +117,13 @@ func TestGoroutines(t *testing.T) {
 	}
 }
 
-// stacks returns the stacks of all goroutines but this one, those of idle
-// connections of the test's own HTTP client, and one for each weavelet that
-// upstream leaves behind: every call of deployers.ServeComponents makes a
-// tracer provider that nobody can shut down.
+// stacks returns the stacks of all goroutines but this one, and those of idle
+// connections of the test's own HTTP client.
 func stacks() []string {
 	b := make([]byte, 4<<20)
 	b = b[:runtime.Stack(b, true)]
 	all := strings.Split(strings.TrimSpace(string(b)), "\n\n")
-	return slices.DeleteFunc(all[1:], func(s string) bool {
-		return strings.Contains(s, "net/http.(*persistConn)") || strings.Contains(s, "trace.(*batchSpanProcessor).processQueue")
-	})
+	return slices.DeleteFunc(all[1:], func(s string) bool { return strings.Contains(s, "net/http.(*persistConn)") })
 }
 
 // id returns a stack's goroutine, "goroutine 42".

@@ -33,11 +33,14 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds all programs, once.
+// build builds all programs that the tests need, once.
 var build = sync.OnceValue(func() error {
-	return goBuild("-o", work+string(filepath.Separator),
-		kit+"/examples/multi", kit+"/examples/simple", kit+"/examples/shop", kit+"/internal/e2e/misfit",
-		upstream+"/examples/collatz", upstream+"/examples/hello", upstream+"/examples/reverser")
+	programs := []string{kit + "/examples/multi", kit + "/examples/shop", upstream + "/examples/collatz"}
+	if !testing.Short() {
+		programs = append(programs, kit+"/examples/simple", kit+"/internal/e2e/misfit",
+			upstream+"/examples/hello", upstream+"/examples/reverser")
+	}
+	return goBuild(append([]string{"-o", work + string(filepath.Separator)}, programs...)...)
 })
 
 // buildRaced builds the deployer with the race detector or, on a machine that
