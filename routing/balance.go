@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -14,6 +15,7 @@ const (
 	spaceWeight  = 0.1   // load that a replica with twice its share of the key space counts as having more
 	narrow       = 1.25  // of the nominal width of a slice: what costs little key space to copy
 	maxThin      = 4     // copies of a piece that finds no room, as a multiple of what it needs
+	roomTries    = 8     // replicas that are tried for a copy if capacities differ
 	joinSpace    = 0.7   // of its share of the key space: what a joiner should get at least
 	crowded      = 1.5   // slices, as a multiple of what is aimed at, from which cold ones merge
 	uncrowded    = 1.25  // the same, at which merging ends
@@ -238,22 +240,18 @@ func (s *step) cool() {
 		if 2*need > n {
 			continue
 		}
-		for len(x.holders) > need {
-			n := float64(len(x.holders))
-			drop := 0
-			for k, h := range x.holders {
-				if s.rank(h) > s.rank(x.holders[drop]) {
-					drop = k
-				}
-			}
-			gone := x.holders[drop]
-			s.note(i, Change{Action: Dereplicate, Reason: Cooled, From: s.names[gone], FromUsed: s.used(gone), Parts: len(x.holders) - 1})
-			x.holders = slices.Delete(x.holders, drop, drop+1)
-			s.sum[gone] -= x.load / n
-			for _, h := range x.holders {
-				s.sum[h] += x.load/(n-1) - x.load/n
+		slices.SortFunc(x.holders, func(a, b int32) int {
+			return cmp.Or(cmp.Compare(s.rank(a), s.rank(b)), cmp.Compare(a, b))
+		})
+		gone := x.holders[n-1]
+		s.note(i, Change{Action: Dereplicate, Reason: Cooled, From: s.names[gone], FromUsed: s.used(gone), Parts: need})
+		for k, h := range x.holders {
+			s.sum[h] -= x.load / float64(n)
+			if k < need {
+				s.sum[h] += x.load / float64(need)
 			}
 		}
+		x.holders = x.holders[:need]
 		s.want[i] = int32(need)
 	}
 }
@@ -309,7 +307,7 @@ func (s *step) placeCopies(o orphan, n int) {
 	}
 	w := s.segWidth(int(o.seg)) / float64(s.want[o.seg])
 	for range n {
-		r := s.cold.top()
+		r := s.roomiest(o.share)
 		if r < 0 {
 			break
 		}
@@ -328,6 +326,36 @@ func (s *step) placeCopies(o orphan, n int) {
 			s.cold.set(r, s.coldness(r))
 		}
 	}
+}
+
+// roomiest returns the coldest replica, or, if capacities differ, one of the
+// coldest that share does not push over the top: a small replica may be cold
+// and yet have no room.
+func (s *step) roomiest(share float64) int32 {
+	best := s.cold.top()
+	if best < 0 || !s.weighted {
+		return best
+	}
+	after := func(r int32) float64 { return (s.sum[r] + share) / s.target[r] }
+	s.skip = s.skip[:0]
+	for range roomTries {
+		r := s.cold.top()
+		if r < 0 {
+			break
+		}
+		if after(r) < after(best) {
+			best = r
+		}
+		if after(best) <= s.top {
+			break
+		}
+		s.skip = append(s.skip, r)
+		s.cold.remove(r)
+	}
+	for _, r := range s.skip {
+		s.cold.set(r, s.coldness(r))
+	}
+	return best
 }
 
 // fillCold puts all active replicas into the heap of the coldest.

@@ -219,13 +219,26 @@ func TestWeights(t *testing.T) {
 	g := newGenerator(t, routing.Options{Churn: 1})
 	g.SetWeights(map[string]float64{"b": 3, "c": -1, "d": math.NaN()})
 	replicas := []string{"a", "b", "c", "d"}
+	want := map[string]float64{"a": 1. / 6, "b": 3. / 6, "c": 1. / 6, "d": 1. / 6}
 	a := generate(t, g, nil, replicas, nil)
+	if b := generate(t, g, a, replicas, nil); b != a {
+		t.Errorf("not heeded at the start: %v", g.Explain())
+	}
+	// They change, and change back.
+	g.SetWeights(nil)
+	for range 5 {
+		a = generate(t, g, a, replicas, even(a, func(int) float64 { return 1 }))
+	}
+	if n := held(a, "b"); n > 52 {
+		t.Errorf("b holds %d of %d at weight 1", n, len(a.Slices))
+	}
+	g.SetWeights(map[string]float64{"b": 3})
 	for range 5 {
 		a = generate(t, g, a, replicas, even(a, func(int) float64 { return 1 }))
 	}
 	n := float64(len(a.Slices))
-	for r, want := range map[string]float64{"a": 1. / 6, "b": 3. / 6, "c": 1. / 6, "d": 1. / 6} {
-		if got := float64(held(a, r)) / n; math.Abs(got-want) > 0.05*want {
+	for r, want := range want {
+		if got := float64(held(a, r)) / n; math.Abs(got-want) > 0.06*want {
 			t.Errorf("%s holds %.3f, want %.3f", r, got, want)
 		}
 	}

@@ -34,6 +34,7 @@ type step struct {
 	active   int       // live and not draining
 	capacity []float64 // weight; 0 if draining or gone
 	capSum   float64
+	weighted bool      // capacities of active replicas differ
 	joined   []bool    // live and held nothing
 	sum      []float64 // load
 	space    []float64 // share of the key space
@@ -58,6 +59,7 @@ type step struct {
 	want []int32   // holders each seg is to have
 	cls  []int16   // density class of each seg
 	tmp  []float64 // for medians
+	skip []int32   // replicas set aside
 	part []part
 }
 
@@ -76,31 +78,27 @@ func (s *step) begin(g *Generator, prev *protos.Assignment, replicas []string) {
 	if s.index == nil {
 		s.index = make(map[string]int32, s.live)
 	}
+	// If all replicas drain, none does.
+	all := true
+	for _, r := range s.names {
+		all = all && g.draining[r]
+	}
 	s.capacity = s.capacity[:0]
-	s.active, s.capSum = 0, 0
+	s.active, s.capSum, s.weighted = 0, 0, false
 	for i, r := range s.names {
 		s.index[r] = int32(i)
 		w := 1.0
 		if x, ok := g.weights[r]; ok {
 			w = x
 		}
-		if g.draining[r] {
+		if g.draining[r] && !all {
 			w = 0
 		} else {
+			s.weighted = s.weighted || s.active > 0 && w != s.capSum/float64(s.active)
 			s.active++
 			s.capSum += w
 		}
 		s.capacity = append(s.capacity, w)
-	}
-	if s.active == 0 {
-		for i, r := range s.names {
-			s.capacity[i] = 1
-			if x, ok := g.weights[r]; ok {
-				s.capacity[i] = x
-			}
-			s.active++
-			s.capSum += s.capacity[i]
-		}
 	}
 }
 
