@@ -7,6 +7,7 @@ import (
 )
 
 const (
+	hotIdle      = 1.5  // of Options.HotShare: what makes a slice hot while all is well
 	copyShare    = 0.75 // of Options.HotShare: what each copy of a hot slice should have
 	maxTolerance = 0.08
 	noiseErrors  = 3.0   // standard errors of a replica's load that are put down to chance
@@ -45,7 +46,7 @@ func (s *step) balance() {
 	s.top = 1 + tolerance
 	busy := s.hottest() > s.top
 	s.cutSlices(busy)
-	s.adopt()
+	s.adopt(busy)
 	s.weigh()
 	s.cool()
 	s.place()
@@ -151,10 +152,14 @@ func (s *step) copies(load float64) int {
 
 // adopt takes out the holders that are gone and lists the copies that have to
 // be placed: of segs that nobody holds, and of hot ones with too few holders.
-func (s *step) adopt() {
-	s.orphans = s.orphans[:0]
+func (s *step) adopt(busy bool) {
+	s.orphans, s.late = s.orphans[:0], false
 	s.want = grow(s.want, len(s.segs))
 	hot := s.opts.HotShare * s.mean
+	hotter := hot
+	if !busy {
+		hotter *= hotIdle
+	}
 	for i := range s.segs {
 		x := &s.segs[i]
 		had := len(x.holders)
@@ -168,7 +173,7 @@ func (s *step) adopt() {
 		x.holders = x.holders[:n]
 		lost := had - n
 		if lost > 0 {
-			s.changed = true
+			s.changed, s.late = true, true
 		}
 		need := 1
 		if x.load > hot {
@@ -183,7 +188,7 @@ func (s *step) adopt() {
 			need = n // the others carry it
 		case lost > 0:
 			need = min(max(need, n), had)
-		case x.load/float64(n) > hot && need > n:
+		case x.load/float64(n) > hotter && need > n:
 			o.action, o.reason = Replicate, HotKey
 			// Each of need holders gets an equal part of the requests, so this
 			// is the share of keys that reach a new holder.
@@ -222,37 +227,38 @@ func (s *step) thin(i, need int) int {
 	return int(min(max(n, float64(need)), float64(maxThin*need), float64(s.active)))
 }
 
-// cool takes holders from segs that are not hot any more, the most loaded ones
-// first. It waits until half of them would do, so that a load that wavers does
-// not come and go.
+// cool takes holders from segs that are not hot any more, the most loaded ones.
+// It waits until half of them would do, so that a load that wavers does not come
+// and go, and until the load was reported: a seg that was just cut must not move
+// on an estimate.
 func (s *step) cool() {
+	if s.mean <= 0 {
+		return
+	}
 	for i := range s.segs {
 		x := &s.segs[i]
 		n := len(x.holders)
 		if n < 2 || x.fresh || int(s.want[i]) > n {
 			continue
 		}
-		// As for a slice that is just not hot: one holder for a whole share.
-		need := max(1, int(math.Ceil(x.load/(copyShare*s.opts.HotShare*s.mean))))
-		if s.mean <= 0 {
-			need = 1
-		}
-		if 2*need > n {
+		need := math.Ceil(x.load / (copyShare * s.opts.HotShare * s.mean))
+		if 2*need > float64(n) {
 			continue
 		}
+		keep := max(1, int(need))
 		slices.SortFunc(x.holders, func(a, b int32) int {
 			return cmp.Or(cmp.Compare(s.rank(a), s.rank(b)), cmp.Compare(a, b))
 		})
 		gone := x.holders[n-1]
-		s.note(i, Change{Action: Dereplicate, Reason: Cooled, From: s.names[gone], FromUsed: s.used(gone), Parts: need})
+		s.note(i, Change{Action: Dereplicate, Reason: Cooled, From: s.names[gone], FromUsed: s.used(gone), Parts: keep})
 		for k, h := range x.holders {
 			s.sum[h] -= x.load / float64(n)
-			if k < need {
-				s.sum[h] += x.load / float64(need)
+			if k < keep {
+				s.sum[h] += x.load / float64(keep)
 			}
 		}
-		x.holders = x.holders[:need]
-		s.want[i] = int32(need)
+		x.holders = x.holders[:keep]
+		s.want[i] = int32(keep)
 	}
 }
 
@@ -267,18 +273,11 @@ func (s *step) rank(r int32) float64 {
 // place gives every orphan to the coldest replica that does not hold it yet,
 // the biggest first.
 func (s *step) place() {
-	s.late = len(s.orphans) > 0
-	if !s.late {
+	if len(s.orphans) == 0 {
 		return
 	}
-	slices.SortStableFunc(s.orphans, func(a, b orphan) int {
-		switch {
-		case a.share > b.share:
-			return -1
-		case a.share < b.share:
-			return 1
-		}
-		return 0
+	slices.SortFunc(s.orphans, func(a, b orphan) int {
+		return cmp.Or(cmp.Compare(b.share, a.share), cmp.Compare(a.seg, b.seg))
 	})
 	s.fillCold()
 	for left := s.orphans; len(left) > 0; {

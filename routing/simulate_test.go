@@ -90,7 +90,7 @@ func forEach(t *testing.T, laws []func(int, *rand.Rand) *law, f func(t *testing.
 
 func seeds(s setting) int {
 	if long() {
-		return 5
+		return 3
 	}
 	return 1
 }
@@ -114,12 +114,19 @@ func TestSteadyState(t *testing.T) {
 			c.observe()
 		}
 		moved := 0.0
+		version := c.a.Version
 		for range 5 {
 			prev := c.a
 			c.observe()
 			moved += routing.Diff(prev, c.a, routing.State{}).KeySpace
 		}
 		r.add(t, what+": key space moved in 5 reports", moved, 0.02)
+		r.add(t, what+": new versions in 5 reports", float64(c.a.Version-version), 5)
+		holders := 0
+		for _, s := range c.a.Slices {
+			holders += len(s.Replicas)
+		}
+		r.add(t, what+": holders per slice", float64(holders)/float64(len(c.a.Slices)), 2)
 		for range 3 {
 			c.step(c.expect(c.a, c.requests/10))
 		}

@@ -49,7 +49,7 @@ type step struct {
 	noise   float64 // standard error of a replica's load, as a fraction of mean
 	top     float64 // load above which a replica has too much, 1 being its share
 	orphans []orphan
-	late    bool // copies had to be placed: replicas left, or keys became hot
+	late    bool // replicas left, or drain
 	moved   bool // a slice went from one replica to another
 	budget  float64
 
