@@ -335,6 +335,47 @@ func TestStaleReport(t *testing.T) {
 	}
 }
 
+// TestStaleReportOfReplicatedSlice: those who held it together are summed up,
+// whoever holds it now; a current report counts alone.
+func TestStaleReportOfReplicatedSlice(t *testing.T) {
+	old := assignment(1, "a,b", "a,b", "a", "b")
+	prev := assignment(2, "a", "a,b", "a", "b")
+	g := newGenerator(t, routing.Options{SlicesPerReplica: 2, HotShare: 10})
+	generate(t, g, prev, []string{"a", "b"}, even(old, func(i int) float64 { return 10 }))
+	for i, s := range g.State().Slices {
+		if math.Abs(s.Load-10) > 1e-6 {
+			t.Errorf("slice %d: load %v", i, s.Load)
+		}
+	}
+	g = newGenerator(t, routing.Options{SlicesPerReplica: 2, HotShare: 10})
+	l := even(old, func(i int) float64 { return 10 })
+	l["a"] = even(prev, func(i int) float64 { return 10 })["a"]
+	generate(t, g, prev, []string{"a", "b"}, l)
+	for i, s := range g.State().Slices {
+		if math.Abs(s.Load-10) > 1e-6 {
+			t.Errorf("a is current: slice %d: load %v", i, s.Load)
+		}
+	}
+}
+
+// TestReportOutOfOrder: entries in any order, and twice, with unknown ones in
+// between, are counted once each.
+func TestReportOutOfOrder(t *testing.T) {
+	prev := assignment(1, "a", "b", "a", "b", "a", "a")
+	l := even(prev, func(i int) float64 { return float64(10 + i) })
+	a := l["a"].Load
+	a = append(a, &protos.LoadReport_SliceLoad{Start: math.MaxUint64 - 5, End: math.MaxUint64, Load: 1e9, Size: 9}, a[1], a[0])
+	slices.Reverse(a)
+	l["a"].Load = a
+	g := newGenerator(t, routing.Options{SlicesPerReplica: 3, HotShare: 10, Tolerance: 10})
+	generate(t, g, prev, []string{"a", "b"}, l)
+	for i, s := range g.State().Slices {
+		if math.Abs(s.Load-float64(10+i)) > 1e-6 {
+			t.Errorf("slice %d: load %v", i, s.Load)
+		}
+	}
+}
+
 // TestMemory: a slice without a report keeps its load, over a restart too; one
 // whose holder reports others has few requests, not none.
 func TestMemory(t *testing.T) {
