@@ -541,7 +541,7 @@ func (s *step) shift(reason Reason, stop float64, free bool) {
 		}
 		want := min(s.sum[from]-s.target[from], stop*s.target[to]-s.sum[to])
 		k := s.pick(from, to, want, free, false)
-		if k < 0 && !s.moved && s.opts.Churn > 0 {
+		if k < 0 && !s.moved && s.opts.Churn > 0 && s.budget >= s.opts.Churn {
 			// Slices wider than the whole budget must not stay for ever.
 			k = s.pick(from, to, want, true, false)
 		}

@@ -52,8 +52,8 @@
 //   - The same inputs give the same output; nothing depends on time, chance or
 //     the order of maps.
 //   - A step moves at most [Options].Churn of the key space, not counting keys
-//     of replicas that left or given to those that join. A slice or a draining
-//     replica's slice that is wider than that moves alone.
+//     of replicas that left, keys given to those that join, and moves for
+//     [Options].Bound. A slice that is wider than that moves alone.
 //   - The work of a step is about linear in slices, holders and changes. A step
 //     without a change allocates nothing.
 //   - The controller holds no lock while it calls a source, the publisher or
