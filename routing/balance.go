@@ -229,8 +229,8 @@ func (s *step) thin(i, need int) int {
 
 // cool takes holders from segs that are not hot any more, the most loaded ones.
 // It waits until half of them would do, so that a load that wavers does not come
-// and go, and until the load was reported: a seg that was just cut must not move
-// on an estimate.
+// and go, and for a report: the load of a seg that was just cut is an estimate,
+// and what is wrong with it does no harm as long as many share it.
 func (s *step) cool() {
 	if s.mean <= 0 {
 		return
@@ -238,7 +238,7 @@ func (s *step) cool() {
 	for i := range s.segs {
 		x := &s.segs[i]
 		n := len(x.holders)
-		if n < 2 || x.fresh || int(s.want[i]) > n {
+		if n < 2 || !x.seen || int(s.want[i]) > n {
 			continue
 		}
 		need := math.Ceil(x.load / (copyShare * s.opts.HotShare * s.mean))

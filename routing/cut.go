@@ -59,7 +59,7 @@ func (s *step) cutSlices(busy bool) {
 		room -= len(parts) - 1
 		why := s.note(i, Change{Action: Split, Reason: Coarse, Parts: len(parts)})
 		for k, p := range parts {
-			y := seg{start: p.start, load: p.load, evid: p.evid, holders: x.holders, why: why, fresh: true}
+			y := seg{start: p.start, load: p.load, evid: p.evid, holders: x.holders, why: why}
 			if k > 0 {
 				n := len(s.arena)
 				s.arena = append(s.arena, x.holders...)

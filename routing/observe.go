@@ -403,6 +403,7 @@ func (s *step) pool() {
 		if evid <= 0 {
 			continue
 		}
+		x.seen = true
 		if x.evid <= minEvid || o.forget[i] {
 			x.load, x.evid = load, evid
 			continue

@@ -14,7 +14,7 @@ type seg struct {
 	evid    float64 // seconds of observation behind load; 0: a guess
 	holders []int32 // replicas, by number; below step.live they are alive
 	why     int32   // last change, in the history
-	fresh   bool    // cut in this step: the load is an estimate from splits
+	seen    bool    // load was reported in this step, for this very seg
 }
 
 // A step is the work of one call of Generate. All of its slices are scratch
