@@ -12,7 +12,7 @@ const (
 	maxTolerance = 0.08
 	noiseErrors  = 3.0   // standard errors of a replica's load that are put down to chance
 	settle       = 0.4   // of the tolerance: where moving stops
-	settleLate   = 0.8   // the same right after a leave
+	lateAbove    = 1.2   // of the tolerance: where moving begins right after replicas left
 	spaceWeight  = 0.1   // load that a replica with twice its share of the key space counts as having more
 	narrow       = 1.25  // of the nominal width of a slice: what costs little key space to copy
 	maxThin      = 4     // copies of a piece that finds no room, as a multiple of what it needs
@@ -59,17 +59,18 @@ func (s *step) balance() {
 	s.merge()
 }
 
-// level brings all replicas below the top, if they are not.
+// level moves load away from replicas that have too much. Right after replicas
+// came or went it moves no more than has to be: enough has moved already.
 func (s *step) level() {
-	if s.hottest() <= s.top {
+	above, stop := s.top, 1+settle*(s.top-1)
+	if s.late {
+		above, stop = 1+lateAbove*(s.top-1), s.top
+	}
+	if s.hottest() <= above {
 		return
 	}
 	s.list()
-	to := settle
-	if s.late {
-		to = settleLate // replicas came or went: move no more than has to be
-	}
-	s.shift(Overloaded, 1+to*(s.top-1), false)
+	s.shift(Overloaded, stop, false)
 	if s.opts.Bound > 1 && s.hottest() > s.opts.Bound {
 		s.shift(Overloaded, s.opts.Bound, true)
 	}

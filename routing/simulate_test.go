@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -38,6 +39,12 @@ func settings() []setting {
 		{10, 20_000, 10_000}, {10, 300_000, 10_000}, {10, 100_000, 50_000},
 		{100, 100_000, 10_000}, {100, 1_000_000, 10_000}, {100, 100_000, 30_000},
 	}
+}
+
+// seedBase is SIM_SEED from the environment, for runs on other random numbers.
+func seedBase() uint64 {
+	n, _ := strconv.ParseUint(os.Getenv("SIM_SEED"), 10, 64)
+	return n << 32
 }
 
 func long() bool { return os.Getenv("SIM") == "long" }
@@ -78,7 +85,7 @@ func forEach(t *testing.T, laws []func(int, *rand.Rand) *law, f func(t *testing.
 	for i, mk := range laws {
 		for j, s := range settings() {
 			for seed := range seeds(s) {
-				rng := rand.New(rand.NewPCG(uint64(100*i+j), uint64(seed)))
+				rng := rand.New(rand.NewPCG(uint64(100*i+j), seedBase()+uint64(seed)))
 				l := mk(s.keys, rng)
 				c := newCluster(l, s.replicas, s.requests*float64(s.replicas), rng)
 				f(t, r, c, fmt.Sprintf("%s, %d replicas", l.name, s.replicas))
@@ -149,7 +156,7 @@ func TestThousandReplicas(t *testing.T) {
 	}
 	for _, n := range requests {
 		for seed := range seeds {
-			rng := rand.New(rand.NewPCG(1000, uint64(seed)))
+			rng := rand.New(rand.NewPCG(1000, seedBase()+uint64(seed)))
 			c := newCluster(zipf(1.01)(100_000, rng), 1000, 1000*n, rng)
 			what := fmt.Sprintf("zipf 1.01, 1000 replicas, %.0f requests each: ", n)
 			c.observe()
