@@ -43,6 +43,7 @@ type step struct {
 	segs    []seg
 	spare   []seg   // the other buffer for segs
 	arena   []int32 // backs holders
+	guess   []int32 // the holders in the order of the last assignment that was read
 	held    csr     // replica → segs
 	total   float64
 	mean    float64 // share of an average active replica
@@ -129,10 +130,6 @@ func (s *step) parse(prev *protos.Assignment) {
 	s.arena = s.arena[:0]
 	sorted := true
 	broken := false // a rule is broken, to be said and mended
-	// Neighbours often share a holder, and the strings then share their bytes,
-	// which makes them quick to compare.
-	var lastName string
-	lastNum := int32(-1)
 	for _, p := range prev.Slices {
 		if p == nil || p.Start == keySpaceEnd {
 			broken = true
@@ -147,10 +144,18 @@ func (s *step) parse(prev *protos.Assignment) {
 				broken = true
 				continue
 			}
-			if lastNum < 0 || r != lastName {
-				lastName, lastNum = r, s.number(r)
+			// Most likely it is who was there last time. Equal strings mostly
+			// share their bytes, which makes that quicker to see than in a map.
+			at := len(s.arena)
+			if at == len(s.guess) {
+				s.guess = append(s.guess, -1)
 			}
-			s.arena = append(s.arena, lastNum)
+			num := s.guess[at]
+			if num < 0 || int(num) >= len(s.names) || s.names[num] != r {
+				num = s.number(r)
+				s.guess[at] = num
+			}
+			s.arena = append(s.arena, num)
 		}
 		n := len(s.arena)
 		if n-from > 1 {

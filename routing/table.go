@@ -3,6 +3,7 @@ package routing
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 )
@@ -68,7 +69,11 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 		for _, r := range s.Replicas {
 			ok = ok && r != ""
 		}
-		if len(s.Replicas) > 1 {
+		switch len(s.Replicas) {
+		case 1:
+		case 2:
+			ok = ok && s.Replicas[0] != s.Replicas[1]
+		default:
 			ok = ok && !hasDuplicate(s.Replicas)
 		}
 	}
@@ -101,8 +106,8 @@ func (t *Table) build(lo, hi int) uint32 {
 	size := int(span>>shift) + 1
 	id, off := len(t.nodes), len(t.entries)
 	t.nodes = append(t.nodes, tableNode{base: base, off: uint32(off), size: uint32(size), lo: uint32(max(lo-1, 0)), shift: uint8(shift)})
-	t.entries = append(t.entries, make([]uint32, size)...)
-	entries := t.entries[off : off+size]
+	t.entries = slices.Grow(t.entries, size)[:off+size] // all are written below
+	entries := t.entries[off:]
 	next := 0 // entries before it are filled
 	for i := lo; i <= hi; {
 		// The starts i..j-1 fall into entry e; those before it lead to the slice
@@ -120,7 +125,7 @@ func (t *Table) build(lo, hi int) uint32 {
 		switch {
 		case j-i > perEntry && shift > 0:
 			v := nodeFlag | t.build(i, j-1)
-			entries = t.entries[off : off+size] // may have moved
+			entries = t.entries[off : off+size] // they may have moved
 			entries[e] = v
 		case t.slots[i].start-base == uint64(e)<<shift:
 			entries[e] = uint32(i)
