@@ -9,8 +9,8 @@ import (
 )
 
 // A Table is an immutable index over an assignment: which replicas hold a key.
-// It may be used by any number of goroutines. It shares the lists of replicas
-// with the assignment, which must not be changed any more.
+// It may be used by any number of goroutines. It shares the slices of the
+// assignment, which must not be changed any more.
 //
 // The index is a trie over the bits of the key. Each node is a radix table
 // about as large as the number of slices below it, scaled to the range these
@@ -25,8 +25,8 @@ type Table struct {
 
 // A slot is a slice.
 type slot struct {
-	start    uint64
-	replicas []string
+	start uint64
+	slice *protos.Assignment_Slice
 }
 
 // A tableNode covers the starts of some slices; entry (key-base)>>shift of its
@@ -65,7 +65,7 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 		} else {
 			ok = s.Start > t.slots[i-1].start
 		}
-		t.slots[i] = slot{s.Start, s.Replicas}
+		t.slots[i] = slot{s.Start, s}
 		for _, r := range s.Replicas {
 			ok = ok && r != ""
 		}
@@ -87,7 +87,7 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 		t.slots[n+i].start = keySpaceEnd
 	}
 	t.nodes = make([]tableNode, 0, 1+n/16)
-	t.entries = make([]uint32, 0, 4*n+8)
+	t.entries = make([]uint32, 0, 3*n+8)
 	t.build(0, n-1)
 	return t, nil
 }
@@ -156,7 +156,7 @@ func (t *Table) Lookup(key uint64) []string {
 	if i < 0 {
 		return nil
 	}
-	return t.slots[i].replicas
+	return t.slots[i].slice.Replicas
 }
 
 // Find returns the number of the slice that contains key, or -1.
