@@ -81,6 +81,7 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 // forEach runs f for every law, setting and seed, each with its own source of
 // random numbers.
 func forEach(t *testing.T, laws []func(int, *rand.Rand) *law, f func(t *testing.T, r results, c *cluster, what string)) {
+	t.Parallel()
 	r := results{}
 	for i, mk := range laws {
 		for j, s := range settings() {
@@ -106,6 +107,7 @@ func seeds(s setting) int {
 // no change any more.
 func TestStaticLaws(t *testing.T) {
 	forEach(t, staticLaws, func(t *testing.T, r results, c *cluster, what string) {
+		r.add(t, what+": baseline, the equal split", c.ratio(), math.Inf(1))
 		c.observe()
 		r.add(t, what+": after 1 report", c.ratio(), 1.10)
 		c.observe()
