@@ -126,8 +126,10 @@ func (s *step) number(name string) int32 {
 // parse reads prev into segs, repairing what is invalid. Holders that are gone
 // stay listed until place.
 func (s *step) parse(prev *protos.Assignment) {
-	s.segs = s.segs[:0]
-	s.arena = s.arena[:0]
+	n := len(prev.Slices)
+	s.segs = slices.Grow(s.segs[:0], n)
+	s.arena = slices.Grow(s.arena[:0], 2*n)
+	s.guess = slices.Grow(s.guess, max(2*n-len(s.guess), 0))
 	sorted := true
 	broken := false // a rule is broken, to be said and mended
 	for _, p := range prev.Slices {
@@ -196,7 +198,7 @@ func (s *step) parse(prev *protos.Assignment) {
 		s.segs[0].start = 0
 	}
 	s.broken = broken
-	n := len(s.names)
+	n = len(s.names)
 	s.sum = grow(s.sum, n)
 	s.target = grow(s.target, n)
 	s.joined = grow(s.joined, n)
@@ -247,6 +249,7 @@ func (s *step) remember(m *memory) {
 // save keeps the loads for the next step.
 func (s *step) save(m *memory) {
 	m.reset()
+	m.grow(len(s.segs))
 	for i := range s.segs {
 		x := &s.segs[i]
 		m.add(x.start, x.load, x.evid, x.why)
