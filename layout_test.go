@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 
 		"golang.org/x/sys/...",
 		"google.golang.org/protobuf/proto",
+		module + "/envelopekit/internal/wire",
 		module + "/envelopekit/placement",
 	},
 	"envelopekit/placement": {},
