@@ -162,7 +162,7 @@ type Options struct {
 // claims to be healthy, but cannot do that. A question that remains unanswered
 // does not count if the deployer itself was held up.
 type Liveness struct {
-	// Period between questions. Zero means 1 s.
+	// Period between questions. Zero means 2 s.
 	Period time.Duration
 
 	// Timeout of a question, and of every other call to a weavelet. Zero means
@@ -218,7 +218,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.InternalAddress = cmp.Or(o.InternalAddress, loopback)
 	o.Restart = o.Restart.withDefaults()
-	o.Liveness.Period = cmp.Or(o.Liveness.Period, time.Second)
+	o.Liveness.Period = cmp.Or(o.Liveness.Period, 2*time.Second)
 	o.Liveness.Timeout = cmp.Or(o.Liveness.Timeout, 2*time.Second)
 	o.Liveness.Failures = cmp.Or(o.Liveness.Failures, 3)
 	o.StartTimeout = cmp.Or(o.StartTimeout, 30*time.Second)
