@@ -36,6 +36,7 @@ type Deployment struct {
 	spans   *queue[[]readOnlySpan]
 
 	spanErrors atomic.Uint64 // exports that failed
+	weavelets  atomic.Int64  // that run
 	starting   chan struct{} // a token for each weavelet that may be starting
 
 	running  atomic.Bool

@@ -157,12 +157,15 @@ type Options struct {
 	EventLimit int
 }
 
-// Liveness says when a weavelet counts as hung. It is asked again and again to
-// take over routing that it has already: a weavelet whose logs are stuck
-// claims to be healthy, but cannot do that. A question that remains unanswered
-// does not count if the deployer itself was held up.
+// Liveness says when a weavelet counts as hung. It is asked again and again for
+// its health, and every fifth time to take over routing that it need not act
+// upon: a weavelet whose log is stuck claims to be healthy, but cannot do that. A
+// question that remains unanswered does not count if the deployer itself was
+// held up.
 type Liveness struct {
-	// Period between questions. Zero means 2 s.
+	// Period between questions to a weavelet. Zero means 2 s. With more than 40
+	// weavelets for each second of it, it is longer: a deployment asks 40
+	// questions a second.
 	Period time.Duration
 
 	// Timeout of a question, and of every other call to a weavelet. Zero means
