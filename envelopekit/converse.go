@@ -29,6 +29,7 @@ var errHung = errors.New("it does not answer")
 // A conversation is what the goroutine that talks to a weavelet remembers.
 type conversation struct {
 	misses  int           // calls in a row that were not answered in time
+	missed  time.Time     // when the last of them was counted
 	retry   time.Duration // the wait after the next failure
 	poll    time.Duration // the wait before the next poll for readiness
 	contact time.Time     // the last time that it took routing over
@@ -63,17 +64,18 @@ func (d *Deployment) attend(r *replica) error {
 		case <-r.wake:
 		case <-timer.C:
 		}
-		if err := d.brokenBy(r); err != nil {
-			d.leave(r)
-			d.wg.Go(func() { d.halt(r) })
-			return err
+		err := d.unfit(r)
+		if err == nil {
+			timer.Reset(d.talk(r, &c))
+			if c.misses >= d.opts.Liveness.Failures {
+				err = fmt.Errorf("%w: %d calls in a row were not answered within %v", errHung, c.misses, d.opts.Liveness.Timeout)
+			}
 		}
-		timer.Reset(d.talk(r, &c))
-		if c.misses >= d.opts.Liveness.Failures {
+		if err != nil {
 			d.leave(r)
 			// Whoever waits for its end is not the one to replace it.
 			d.wg.Go(func() { d.halt(r) })
-			return fmt.Errorf("%w: %d calls in a row were not answered within %v", errHung, c.misses, d.opts.Liveness.Timeout)
+			return err
 		}
 	}
 }
@@ -175,8 +177,11 @@ func (d *Deployment) say(r *replica, c *conversation, what string, f func(contex
 		// If it took much longer than the timeout, then this process was
 		// stopped or starved, and cannot tell.
 		if took < timeout*3/2 {
-			c.misses++
+			c.misses, c.missed = c.misses+1, time.Now()
 		}
+	case errors.Is(err, ErrUnanswered) && time.Since(c.missed) >= timeout:
+		// It was not even asked: that took no time, but counts as if it had.
+		c.misses, c.missed = c.misses+1, time.Now()
 	}
 	d.noteProblem(r, what, err)
 	return err == nil
@@ -209,11 +214,11 @@ func (d *Deployment) probe(r *replica) *protos.RoutingInfo {
 	return &protos.RoutingInfo{Component: placement.Main, Replicas: d.components[placement.Main].group.addresses}
 }
 
-// brokenBy returns why the weavelet can never do what it is for, if so.
-func (d *Deployment) brokenBy(r *replica) error {
+// unfit returns why the weavelet can never do what it is for, if so.
+func (d *Deployment) unfit(r *replica) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return r.broken
+	return r.unfit
 }
 
 func (d *Deployment) isServing(r *replica) bool {
@@ -240,7 +245,7 @@ func (d *Deployment) askReady(r *replica, c *conversation) bool {
 	defer d.mu.Unlock()
 	r.ready = ready
 	s, g := r.slot, r.slot.g
-	if r.version < g.version || r.left || len(missing(g.active, ready)) > 0 {
+	if r.version < g.version || r.left || s.retired() || len(missing(g.active, ready)) > 0 {
 		return false
 	}
 	r.served = time.Now()

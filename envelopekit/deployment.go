@@ -36,13 +36,12 @@ type Deployment struct {
 	spans   *queue[[]readOnlySpan]
 
 	spanErrors atomic.Uint64 // exports that failed
-	slots      chan struct{} // a token for each weavelet that may be starting
+	starting   chan struct{} // a token for each weavelet that may be starting
 
 	running  atomic.Bool
 	life     context.Context // ends when everything must end at once
 	endLife  context.CancelFunc
-	stopc    chan struct{} // closed: stop
-	stopOnce sync.Once
+	stopc    chan struct{} // closed by stopLocked: stop
 	killc    chan struct{} // closed: at once
 	killOnce sync.Once
 	ended    chan struct{} // closed when Run has returned
@@ -56,8 +55,10 @@ type Deployment struct {
 	components map[string]*component
 	frontends  map[string]*frontend
 	stopping   bool
-	over       bool  // nothing may be started any more
-	failure    error // why the deployment failed, if it did
+	over       bool   // nothing may be started any more
+	stopReason string // why it stops, once stopc is closed
+	asked      bool   // Stop was called
+	failure    error  // why the deployment failed, if it did
 }
 
 type readOnlySpan = sdktrace.ReadOnlySpan
@@ -65,6 +66,9 @@ type readOnlySpan = sdktrace.ReadOnlySpan
 // New returns a deployment of the application. It makes the plan, but starts
 // nothing.
 func New(app *App, opts Options) (*Deployment, error) {
+	if app == nil || app.Config == nil {
+		return nil, errors.New("deploy: no application: use LoadApp or LoadBinary")
+	}
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("deploy %s: %w", app.Name, err)
@@ -92,7 +96,7 @@ func New(app *App, opts Options) (*Deployment, error) {
 		plan:       plan,
 		started:    time.Now(),
 		events:     newEventLog(opts.EventLimit),
-		slots:      make(chan struct{}, opts.MaxStarting),
+		starting:   make(chan struct{}, opts.MaxStarting),
 		life:       life,
 		endLife:    end,
 		stopc:      make(chan struct{}),
@@ -102,13 +106,13 @@ func New(app *App, opts Options) (*Deployment, error) {
 		frontends:  map[string]*frontend{},
 	}
 	if opts.Log != nil {
-		d.logs = newQueue[*protos.LogEntry](logQueue)
+		d.logs = newQueue(logQueue, logBytes, func(e *protos.LogEntry) int64 { return int64(len(e.Msg)) })
 	}
 	if opts.Spans != nil {
-		d.spans = newQueue[[]sdktrace.ReadOnlySpan](spanQueue)
+		d.spans = newQueue(spanQueue, spanQueue, func(spans []sdktrace.ReadOnlySpan) int64 { return int64(len(spans)) })
 	}
 	for _, pg := range plan.Groups {
-		g := &group{Group: pg, want: pg.Replicas, changed: make(chan struct{}, 1)}
+		g := &group{Group: pg, want: pg.Replicas}
 		for _, name := range pg.Components {
 			d.components[name] = &component{name: name, group: g, subscribers: map[*replica]bool{}}
 		}
@@ -179,7 +183,7 @@ func (d *Deployment) Plan() placement.Plan { return d.plan }
 // the frontends, and goes from the main group to those that it calls.
 func (d *Deployment) Run(ctx context.Context) error {
 	if !d.running.CompareAndSwap(false, true) {
-		return fmt.Errorf("deploy %s: Run was called before", d.app.Name)
+		return fmt.Errorf("deploy %s: Run or Stop was called before", d.app.Name)
 	}
 	defer close(d.ended)
 	defer d.events.close()
@@ -196,47 +200,66 @@ func (d *Deployment) Run(ctx context.Context) error {
 	d.wg.Wait()
 	close(drained)
 	pumps.Wait()
+	ended := Event{Kind: DeploymentStopped}
 	if err != nil {
-		return fmt.Errorf("deploy %s: %w", d.app.Name, err)
+		ended.Reason = err.Error()
+		err = fmt.Errorf("deploy %s: %w", d.app.Name, err)
 	}
-	return nil
+	d.events.add(ended)
+	return err
 }
 
 func (d *Deployment) run(ctx context.Context) error {
-	if err := d.openFrontends(ctx); err != nil {
+	opening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.wg.Go(func() { // stopping while frontends open is possible, too
+		select {
+		case <-d.stopc:
+			cancel()
+		case <-opening.Done():
+		}
+	})
+	if err := d.openFrontends(opening); err != nil {
 		stopCtx, cancel := d.stopContext(time.Second)
 		defer cancel()
 		d.closeFrontends(stopCtx)
-		return err
-	}
-
-	d.mu.Lock()
-	d.started = time.Now()
-	d.events.add(Event{Kind: DeploymentStarted, Reason: fmt.Sprintf("%s, deployment %s", d.app.Name, d.opts.ID)})
-	d.activateLocked(d.components[placement.Main], false)
-	if d.opts.Prestart {
-		for _, g := range d.groups {
-			d.startLocked(g, "started ahead of its first use")
+		select {
+		case <-d.stopc:
+			return nil
+		default:
+			return err
 		}
 	}
-	d.mu.Unlock()
 
-	var timeout time.Duration
-	reason := "asked to"
 	select {
-	case <-ctx.Done():
-		timeout, reason = d.opts.StopTimeout, context.Cause(ctx).Error()
-		d.requestStop() // nobody drains for callers that end too
 	case <-d.stopc:
+	default:
 		d.mu.Lock()
-		if d.failure != nil {
-			timeout, reason = d.opts.StopTimeout, "it failed"
+		d.started = time.Now()
+		d.events.add(Event{Kind: DeploymentStarted, Reason: fmt.Sprintf("%s, deployment %s", d.app.Name, d.opts.ID)})
+		d.activateLocked(d.components[placement.Main], false)
+		if d.opts.Prestart {
+			for _, g := range d.groups {
+				d.startLocked(g, "started ahead of its first use")
+			}
 		}
 		d.mu.Unlock()
 	}
-	stopCtx, cancel := d.stopContext(timeout)
-	defer cancel()
-	d.shutdown(stopCtx, reason)
+
+	select {
+	case <-ctx.Done():
+		d.requestStop(context.Cause(ctx).Error())
+	case <-d.stopc:
+	}
+	d.mu.Lock()
+	var timeout time.Duration
+	if !d.asked { // Stop has a context of its own
+		timeout = d.opts.StopTimeout
+	}
+	d.mu.Unlock()
+	stopCtx, end := d.stopContext(timeout)
+	defer end()
+	d.shutdown(stopCtx)
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -261,18 +284,26 @@ func (d *Deployment) stopContext(timeout time.Duration) (context.Context, contex
 	return ctx, func() { close(stop); cancel() }
 }
 
-// Stop stops the deployment gracefully: frontends finish what is in flight,
-// then the groups end, callers before those they call. When ctx ends first,
-// what still runs is killed. Stop returns when Run has returned; it returns
-// ctx's error if it had to kill. Stopping twice is no error. The functions in
-// Options must not call it, since Run waits for them.
+// Stop stops the deployment gracefully: frontends finish what is in flight, for
+// at most Options.StopGrace, then the groups end, callers before those they
+// call. When ctx ends first, what still runs is killed. Stop returns when Run
+// has returned; it returns ctx's error if it had to kill. Stopping twice is no
+// error. The functions in Options must not call it, since Run waits for them.
 func (d *Deployment) Stop(ctx context.Context) error {
-	d.requestStop()
+	d.mu.Lock()
+	d.asked = true
+	d.stopLocked("Stop was called")
 	if d.running.CompareAndSwap(false, true) {
 		// Run was not called, and must not be any more.
+		d.stopping, d.over = true, true
 		d.events.close()
 		close(d.ended)
+	}
+	d.mu.Unlock()
+	select {
+	case <-d.ended:
 		return nil
+	default:
 	}
 	select {
 	case <-d.ended:
@@ -284,28 +315,43 @@ func (d *Deployment) Stop(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (d *Deployment) requestStop() { d.stopOnce.Do(func() { close(d.stopc) }) }
+func (d *Deployment) requestStop(reason string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopLocked(reason)
+}
+
+// stopLocked lets Run stop the deployment. The first reason counts.
+func (d *Deployment) stopLocked(reason string) {
+	if d.stopReason == "" {
+		d.stopReason = reason
+		close(d.stopc)
+	}
+}
 
 // failLocked ends the deployment because of err.
-func (d *Deployment) failLocked(err error) {
-	if d.failure == nil && !d.stopping {
+func (d *Deployment) failLocked(err *GroupError) {
+	if d.failure == nil && d.stopReason == "" {
 		d.failure = err
 	}
-	d.requestStop()
+	d.stopLocked("it failed: " + err.Error())
 }
 
 // shutdown ends all groups in order and returns when they have ended, or ctx has.
-func (d *Deployment) shutdown(ctx context.Context, reason string) {
+func (d *Deployment) shutdown(ctx context.Context) {
 	d.mu.Lock()
 	d.stopping = true
-	d.events.add(Event{Kind: DeploymentStopping, Reason: reason})
+	d.events.add(Event{Kind: DeploymentStopping, Reason: d.stopReason})
 	last := 0
 	for _, g := range d.groups {
 		last = max(last, g.rank)
 	}
 	d.mu.Unlock()
 
-	d.closeFrontends(ctx)
+	// One client that holds a request open must not hold up all the rest.
+	closing, cancel := context.WithTimeout(ctx, d.opts.StopGrace)
+	d.closeFrontends(closing)
+	cancel()
 	for rank := 0; rank <= last && ctx.Err() == nil; rank++ {
 		var gone []chan struct{}
 		d.mu.Lock()
@@ -414,6 +460,9 @@ func (d *Deployment) Replace(group string, replica int, reason string) error {
 	for _, s := range g.slots {
 		if s.number != replica || s.retired() {
 			continue
+		}
+		if s.replaces != nil {
+			return fmt.Errorf("replace replica %d of group %s: it is just taking the place of replica %d", replica, group, s.replaces.number)
 		}
 		if !s.replaced {
 			s.replaced = true

@@ -430,7 +430,7 @@ func TestFailedInitFailsTheDeployment(t *testing.T) {
 			}
 		})
 		err := <-h.run
-		require.ErrorContains(t, err, "group shop.Stock failed 3 times in a row: no such database")
+		require.ErrorContains(t, err, "group shop.Stock failed 3 times in a row: component shop.Stock cannot be made: no such database")
 		assert.Empty(t, h.fake.Live("main"))
 	})
 }
@@ -448,7 +448,7 @@ func TestSlowInitIsExplained(t *testing.T) {
 		why := h.why("shop.Stock")
 		assert.Contains(t, why, "0 of 1 replicas serve")
 		assert.Contains(t, why, "waits for the Init method of shop.Stock to return; callers wait for it")
-		assert.Contains(t, why, "the last error that it logged: cannot reach component=db")
+		assert.Contains(t, why, "the last error that it logged: cannot reach db:")
 		assert.False(t, h.d.Status().Ready())
 		assert.Len(t, h.fake.All(), 4, "an Init may take as long as it likes")
 		h.stop()
@@ -921,7 +921,7 @@ func TestContextEndsRun(t *testing.T) {
 		cancel()
 		require.NoError(t, <-run)
 		assert.LessOrEqual(t, time.Since(before), 20*time.Second, "Options.StopTimeout")
-		require.ErrorContains(t, d.Run(t.Context()), "Run was called before")
+		require.ErrorContains(t, d.Run(t.Context()), "Run or Stop was called before")
 	})
 }
 
@@ -960,8 +960,10 @@ func TestStartThatHangs(t *testing.T) {
 		assert.LessOrEqual(t, time.Since(before), 3*time.Second, "one that hangs does not keep the others")
 		time.Sleep(25 * time.Second)
 		assert.Contains(t, h.why("shop.Catalog"), "its process must initialize within 30s")
-		err := <-h.run
-		require.ErrorContains(t, err, "group shop.Catalog failed 3 times in a row: no answer within 30s")
+		time.Sleep(time.Hour)
+		assert.Contains(t, h.why("shop.Catalog"), "given up after 16 failures in a row; the last: no answer within 30s")
+		assert.True(t, h.d.Status().Groups[0].Serving() == 1, "the application was up before: the others go on")
+		h.stop()
 	})
 }
 
@@ -982,7 +984,7 @@ func TestSlowLog(t *testing.T) {
 			w.Log("INFO", fmt.Sprint(i))
 		}
 		dropped := h.d.Status().LogsDropped
-		assert.EqualValues(t, 20_000-16_384-1, dropped)
+		assert.InDelta(t, 20_000-16_384, dropped, 20, "but for what the runtimes had logged before")
 		close(release)
 		synctest.Wait()
 		assert.Contains(t, got, fmt.Sprintf("%d log entries were dropped: they came faster than they were taken", dropped))

@@ -49,7 +49,8 @@ type EventKind string
 // The kinds of events.
 const (
 	DeploymentStarted  EventKind = "deployment started"
-	DeploymentStopping EventKind = "deployment stopping"
+	DeploymentStopping EventKind = "deployment stopping" // Reason
+	DeploymentStopped  EventKind = "deployment stopped"  // the last event; Reason, if it failed
 	ComponentActivated EventKind = "component activated"
 	ReplicaChanged     EventKind = "replica"          // State, Reason
 	GroupScaled        EventKind = "group scaled"     // Reason
@@ -84,6 +85,9 @@ func (e Event) String() string {
 	return b.String()
 }
 
+// maxReason bounds what events keep of the output of processes.
+const maxReason = 4 << 10
+
 // An eventLog keeps the newest events for any number of readers.
 type eventLog struct {
 	mu     sync.Mutex
@@ -103,6 +107,9 @@ func (l *eventLog) add(e Event) {
 	defer l.mu.Unlock()
 	if l.closed {
 		return
+	}
+	if len(e.Reason) > maxReason {
+		e.Reason = strings.ToValidUTF8(e.Reason[:maxReason], "") + " ..."
 	}
 	l.last++
 	e.Seq, e.Time = l.last, time.Now()

@@ -11,6 +11,7 @@ import (
 // Deployment.mu.
 type frontend struct {
 	name string
+	addr string   // for clients; "" if listeners are not exported
 	f    Frontend // nil if listeners are not exported
 
 	wanted  uint64        // rises when backends change
@@ -38,7 +39,8 @@ func (d *Deployment) openFrontends(ctx context.Context) error {
 			if f.f, err = d.opts.Export(ctx, name); err != nil {
 				return fmt.Errorf("export listener %s: %w", name, err)
 			}
-			d.events.add(Event{Kind: ListenerOpened, Listener: name, Address: f.f.Addr()})
+			f.addr = f.f.Addr()
+			d.events.add(Event{Kind: ListenerOpened, Listener: name, Address: f.addr})
 		}
 		d.mu.Lock()
 		d.frontends[name] = f
@@ -78,6 +80,9 @@ func (d *Deployment) export(r *replica, listener, address string) (string, error
 	if !ok {
 		return "", fmt.Errorf("the binary says nothing of a listener of this name")
 	}
+	if r.gone || d.over {
+		return "", ErrEnded
+	}
 	if !r.left && r.listeners[listener] != address {
 		r.listeners[listener] = address
 		f.markLocked()
@@ -85,7 +90,7 @@ func (d *Deployment) export(r *replica, listener, address string) (string, error
 	if f.f == nil {
 		return address, nil
 	}
-	return f.f.Addr(), nil
+	return f.addr, nil
 }
 
 // serveFrontend tells the frontend its newest backends, one call at a time.
@@ -105,9 +110,8 @@ func (d *Deployment) serveFrontend(f *frontend) {
 			if serving {
 				e.Kind = ListenerServing
 			}
-			if f.f != nil {
-				e.Address = f.f.Addr()
-			} else if serving {
+			e.Address = f.addr
+			if f.f == nil && serving {
 				e.Address = backends[0]
 			}
 			d.events.add(e)

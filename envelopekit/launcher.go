@@ -98,6 +98,10 @@ type Weavelet interface {
 // ErrEnded is the error of a call to a weavelet that has ended.
 var ErrEnded = errors.New("the weavelet has ended")
 
+// ErrUnanswered is the error of a call that was not made because the weavelet
+// has left too many others unanswered.
+var ErrUnanswered = errors.New("the weavelet does not answer")
+
 // An ExitError says how a weavelet's process ended, and what it printed last.
 type ExitError struct {
 	Pid    int

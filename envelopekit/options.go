@@ -97,13 +97,15 @@ type Options struct {
 	Identity Identity
 
 	// Log is called with every log entry and line of output of the weavelets,
-	// one at a time. Up to 16,384 entries wait for it; then new ones are
-	// dropped and counted. It may keep the entry. Nil discards them.
+	// one at a time. Up to 16,384 entries, or 16 MiB of messages, wait for it;
+	// then new ones are dropped and counted. It may keep the entry. Run waits
+	// for it to return. Nil discards entries.
 	Log func(*protos.LogEntry)
 
-	// Spans gets the weavelets' trace spans, one batch at a time. Up to 4,096
-	// batches wait for it; then new ones are dropped and counted. The
-	// deployment does not shut it down. Nil discards them.
+	// Spans gets the weavelets' trace spans, one batch at a time. Up to 16,384
+	// spans wait for it; then new batches are dropped and counted. Its context
+	// ends after ten seconds, and one second after the end of the deployment.
+	// The deployment does not shut it down. Nil discards spans.
 	Spans sdktrace.SpanExporter
 
 	// WrapHandler, if not nil, is called for each weavelet before it starts
@@ -128,11 +130,12 @@ type Options struct {
 	DrainDelay time.Duration
 
 	// StopGrace is how long a weavelet may take to end after SIGTERM, before
-	// it is killed. Zero means 10 s.
+	// it is killed; and how long requests that are in flight at a frontend may
+	// take when the frontend is closed or a replica drained. Zero means 10 s.
 	StopGrace time.Duration
 
-	// StopTimeout bounds the graceful stop that follows when Run's context
-	// ends. Zero means 20 s.
+	// StopTimeout bounds a stop that nobody else bounds: when Run's context has
+	// ended, the application has, or it has failed. Zero means 20 s.
 	StopTimeout time.Duration
 
 	// Prestart starts the processes of all groups at once, instead of each
@@ -172,8 +175,9 @@ type Liveness struct {
 }
 
 const (
-	logQueue  = 16384
-	spanQueue = 4096
+	logQueue  = 16384    // entries
+	logBytes  = 16 << 20 // of their messages
+	spanQueue = 16384    // spans
 )
 
 func (o Options) withDefaults() (Options, error) {

@@ -3,7 +3,6 @@ package envelopekit
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -42,7 +41,10 @@ type outputPump struct {
 
 // run reads src to its end. Lines that are there already go out together.
 func (o outputPump) run(stream string, src io.Reader) {
-	limit := cmp.Or(o.max, defaultMaxLine)
+	limit := o.max
+	if limit <= 0 {
+		limit = defaultMaxLine
+	}
 	// Most weavelets print little; a long line is put together in line.
 	r := bufio.NewReaderSize(src, 4<<10)
 	var line []byte

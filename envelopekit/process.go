@@ -23,18 +23,9 @@ import (
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 	"github.com/ServiceWeaver/weaver/runtime/version"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/weaverkit/weaverkit/envelopekit/internal/wire"
 )
 
 const (
-	// deployerControl is the component through which a weavelet calls its
-	// deployer; the constant is internal upstream.
-	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
-
-	// weaveletControl is that through which a deployer calls a weavelet.
-	weaveletControl = "github.com/ServiceWeaver/weaver/weaveletControl"
-
 	// deployerSocket is the name of the socket on which the deployer answers a
 	// weavelet, in the weavelet's directory.
 	deployerSocket = "d"
@@ -64,7 +55,7 @@ const (
 //
 // On Linux the weavelets end with this process, even if it is killed: nobody
 // could serve them any more, and a weavelet that is not served wedges. When a
-// weavelet ends, what is left of its process group is killed.
+// weavelet ends there, what is left of its process group is killed.
 type ProcessLauncher struct {
 	// Dir is where each weavelet gets a directory for its sockets, removed
 	// when it ends, or by the next launcher with this Dir if this process is
@@ -100,27 +91,26 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		os.Remove(dir)
 		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter ProcessLauncher.Dir", dir, maxSocketPath)
 	}
-	server, err := wire.NewServer(deployerControl, h)
-	if err != nil {
-		os.Remove(dir)
-		return nil, err
-	}
 
 	life, end := context.WithCancel(context.Background())
 	p := &process{
-		spec:      spec,
-		dir:       dir,
-		end:       end,
+		spec:   spec,
+		dir:    dir,
+		end:    end,
+		exited: make(chan struct{}),
+		done:   make(chan struct{}),
+		calls:  make(chan struct{}, maxOutstanding),
+
 		connected: make(chan error, 1),
-		exited:    make(chan struct{}),
-		done:      make(chan struct{}),
-		calls:     make(chan struct{}, maxOutstanding),
 	}
 
 	// The deployer's socket listens before the process starts, so that the
 	// weavelet's first attempt to connect succeeds; a failed one would cost it
 	// a wait of 10 ms and more.
 	socket, err := net.Listen("unix", filepath.Join(dir, deployerSocket))
+	if err == nil {
+		p.server, err = newServer(h)
+	}
 	if err != nil {
 		end()
 		os.RemoveAll(dir)
@@ -133,13 +123,12 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		Target:    deployerControl,
 		Address:   "unix://" + socket.Addr().String(),
 	}}
-	p.socket = &countingListener{Listener: socket, idle: make(chan struct{}, 1)}
-	p.wg.Go(func() {
-		_ = server.Serve(life, p.socket) // the error tells only that life has ended
-	})
+	p.socket = socket
+	p.wg.Go(func() { p.server.serve(socket) })
 	p.wg.Go(func() { p.talk(life, args.ControlSocket) })
 	if err := p.start(args, l.MaxLine, h); err != nil {
 		end()
+		socket.Close()
 		p.wg.Wait()
 		os.RemoveAll(dir)
 		return nil, err
@@ -166,8 +155,9 @@ type process struct {
 	spec    Spec
 	dir     string
 	end     context.CancelFunc // ends the connections
-	wg      sync.WaitGroup     // both connections, the output pumps
-	socket  *countingListener
+	wg      sync.WaitGroup     // the deployer's socket, the output pumps
+	server  *server
+	socket  net.Listener
 	cmd     *exec.Cmd
 	tail    tail
 	control control // valid once connected says so
@@ -175,6 +165,9 @@ type process struct {
 	calls   chan struct{} // a slot for each call that waits for an answer
 
 	connected chan error // gets one value
+
+	signals sync.Mutex // guards the following, and is held while a signal is sent
+	reaped  bool       // the process id may be another's
 
 	exited chan struct{} // closed when the process has exited
 	done   chan struct{} // closed when all is cleaned up
@@ -246,9 +239,7 @@ func (p *process) start(args *protos.WeaveletArgs, maxLine int, h envelope.Envel
 // wait waits for the process's end and cleans up after it. It runs on the
 // thread that started the process.
 func (p *process) wait(stdout, stderr io.Closer) {
-	waitGroup(p.cmd)
-	err := p.cmd.Wait()
-	p.err = exitError(p.cmd, err)
+	p.err = exitError(p.cmd, p.reap())
 	close(p.exited)
 	// What the weavelet said last is still in the pipes and the socket; both
 	// end by themselves, unless somebody else holds them open.
@@ -257,8 +248,9 @@ func (p *process) wait(stdout, stderr io.Closer) {
 		stderr.Close()
 		p.end()
 	})
-	p.socket.awaitIdle(outputWait)
+	p.server.finish(outputWait)
 	p.end()
+	p.socket.Close()
 	p.wg.Wait()
 	cut.Stop()
 	stdout.Close()
@@ -275,24 +267,22 @@ func (p *process) talk(life context.Context, path string) {
 		p.connected <- err
 		return
 	}
-	client := wire.NewClient(conn)
 	defer context.AfterFunc(life, func() { conn.Close() })()
-	stub, err := client.Component(weaveletControl)
-	if err != nil {
+	c := newClient(conn)
+	if p.control, err = c.control(); err != nil {
 		conn.Close()
 		p.connected <- err
 		return
 	}
-	p.control = stub.(control)
 	p.connected <- nil
-	_ = client.Run() // it ends in one way or another
+	_ = c.run() // it ends in one way or another
 
 	// A weavelet that hangs up can be of no more use.
 	select {
 	case <-p.exited:
 	case <-life.Done():
 	case <-time.After(outputWait):
-		killGroup(p.cmd)
+		p.signal(killGroup)
 	}
 }
 
@@ -334,7 +324,8 @@ func (p *process) initialize(ctx context.Context) error {
 	if err != nil {
 		return p.startError(ctx, err)
 	}
-	got := version.SemVer{Major: int(reply.GetVersion().GetMajor()), Minor: int(reply.GetVersion().GetMinor()), Patch: int(reply.GetVersion().GetPatch())}
+	v := reply.GetVersion()
+	got := version.SemVer{Major: int(v.GetMajor()), Minor: int(v.GetMinor()), Patch: int(v.GetPatch())}
 	switch {
 	case got != version.DeployerVersion:
 		return fmt.Errorf("process %d speaks deployer API %s, this deployer %s", p.cmd.Process.Pid, got, version.DeployerVersion)
@@ -364,7 +355,7 @@ func (p *process) startError(ctx context.Context, err error) error {
 
 // kill ends the process by force and waits until it is gone.
 func (p *process) kill() error {
-	killGroup(p.cmd)
+	p.signal(killGroup)
 	select {
 	case <-p.done:
 		return nil
@@ -373,10 +364,19 @@ func (p *process) kill() error {
 	}
 }
 
+// signal sends a signal, unless the process has ended.
+func (p *process) signal(send func(*exec.Cmd)) {
+	p.signals.Lock()
+	defer p.signals.Unlock()
+	if !p.reaped {
+		send(p.cmd)
+	}
+}
+
 // Stop implements [Weavelet].
 func (p *process) Stop(ctx context.Context) error {
 	if ctx.Err() == nil {
-		terminate(p.cmd)
+		p.signal(terminate)
 		select {
 		case <-p.done:
 			return nil
@@ -467,7 +467,7 @@ func call[Req, Reply any](ctx context.Context, p *process, f func(context.Contex
 		return none, ErrEnded
 	case p.calls <- struct{}{}:
 	default:
-		return none, fmt.Errorf("the weavelet does not answer: %d calls to it are waiting", maxOutstanding)
+		return none, fmt.Errorf("%w: %d calls to it are waiting", ErrUnanswered, maxOutstanding)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -485,64 +485,4 @@ func call[Req, Reply any](ctx context.Context, p *process, f func(context.Contex
 	case <-ctx.Done():
 		return none, ctx.Err()
 	}
-}
-
-// A countingListener knows whether connections that it accepted are open.
-type countingListener struct {
-	net.Listener
-	idle chan struct{} // gets a value when the last open connection closes
-
-	mu   sync.Mutex // guards the following
-	open int
-}
-
-func (l *countingListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.add(1)
-	return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.add(-1) })}, nil
-}
-
-func (l *countingListener) add(n int) {
-	l.mu.Lock()
-	l.open += n
-	idle := l.open == 0
-	l.mu.Unlock()
-	if idle {
-		select {
-		case l.idle <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// awaitIdle waits until no connection is open, for at most the given time.
-func (l *countingListener) awaitIdle(most time.Duration) {
-	deadline := time.After(most)
-	for {
-		l.mu.Lock()
-		open := l.open
-		l.mu.Unlock()
-		if open == 0 {
-			return
-		}
-		select {
-		case <-l.idle:
-		case <-deadline:
-			return
-		}
-	}
-}
-
-type countedConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *countedConn) Close() error {
-	err := c.Conn.Close()
-	c.release()
-	return err
 }

@@ -1,7 +1,6 @@
 package envelopekit
 
 import (
-	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,14 +12,18 @@ func sysProcAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// waitGroup waits until the process has exited and kills what is left of its
-// group, while the pid cannot be given to another process yet.
-func waitGroup(cmd *exec.Cmd) {
+// reap waits for the process's end and kills what is left of its group, before
+// its id, which is the group's, can be given to others.
+func (p *process) reap() error {
 	for {
-		err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if err != unix.EINTR {
 			break
 		}
 	}
-	killGroup(cmd)
+	p.signals.Lock()
+	defer p.signals.Unlock()
+	killGroup(p.cmd)
+	p.reaped = true
+	return p.cmd.Wait()
 }

@@ -1,15 +1,13 @@
-//go:build unix && !linux
+//go:build !linux
 
 package envelopekit
 
-import (
-	"os/exec"
-	"syscall"
-)
-
-// sysProcAttr puts the process into a group of its own.
-func sysProcAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
-
-// waitGroup does nothing: without waitid's WNOWAIT the group could only be
-// killed when its id may already be another's.
-func waitGroup(*exec.Cmd) {}
+// reap waits for the process's end. Without waitid's WNOWAIT what is left of
+// its group cannot be killed: the group's id may be another's already.
+func (p *process) reap() error {
+	err := p.cmd.Wait()
+	p.signals.Lock()
+	defer p.signals.Unlock()
+	p.reaped = true
+	return err
+}

@@ -12,8 +12,6 @@ func sysProcAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
 
-func waitGroup(*exec.Cmd) {}
-
 // terminate ends the process by force: Windows has no SIGTERM.
 func terminate(cmd *exec.Cmd) { _ = cmd.Process.Kill() }
 

@@ -2,14 +2,16 @@ package envelopekit
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ServiceWeaver/weaver/runtime/logging"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
+
+	"github.com/weaverkit/weaverkit/envelopekit/placement"
 )
 
 const (
@@ -24,17 +26,27 @@ const (
 // one is too slow: a log that is not read must not stop the application.
 type queue[T any] struct {
 	c       chan T
+	size    func(T) int64 // of a value
+	most    int64         // the sum of sizes that may be queued
+	queued  atomic.Int64
 	dropped atomic.Uint64
 }
 
-func newQueue[T any](size int) *queue[T] { return &queue[T]{c: make(chan T, size)} }
+func newQueue[T any](length int, most int64, size func(T) int64) *queue[T] {
+	return &queue[T]{c: make(chan T, length), most: most, size: size}
+}
 
 func (q *queue[T]) put(v T) {
-	select {
-	case q.c <- v:
-	default:
-		q.dropped.Add(1)
+	size := q.size(v)
+	if q.queued.Add(size) <= q.most {
+		select {
+		case q.c <- v:
+			return
+		default:
+		}
 	}
+	q.queued.Add(-size)
+	q.dropped.Add(1)
 }
 
 // run calls take for each value, until done is closed and what is queued then
@@ -43,6 +55,7 @@ func (q *queue[T]) run(done <-chan struct{}, take func(T)) {
 	for {
 		select {
 		case v := <-q.c:
+			q.queued.Add(-q.size(v))
 			take(v)
 			continue
 		case <-done:
@@ -78,8 +91,22 @@ func (d *Deployment) startPumps(wg *sync.WaitGroup, done <-chan struct{}) {
 	}
 	if d.spans != nil {
 		wg.Go(func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			wg.Go(func() {
+				select {
+				case <-done:
+				case <-ctx.Done():
+					return
+				}
+				select {
+				case <-time.After(flushTime):
+					cancel()
+				case <-ctx.Done():
+				}
+			})
 			d.spans.run(done, func(spans []readOnlySpan) {
-				ctx, cancel := context.WithTimeout(context.Background(), spanTimeout)
+				ctx, cancel := context.WithTimeout(ctx, spanTimeout)
 				defer cancel()
 				if err := d.opts.Spans.ExportSpans(ctx, spans); err != nil {
 					d.spanErrors.Add(1)
@@ -97,26 +124,36 @@ const initFailed = "Failed to construct"
 // log takes an entry of the weavelet. What its runtime complains about is
 // remembered, to answer Why and to replace what cannot work any more.
 func (d *Deployment) log(r *replica, e *protos.LogEntry) {
-	if e.Level == "ERROR" && logging.IsSystemGenerated(e) {
-		complaint, cause := e.Msg, ""
-		for i := 0; i+1 < len(e.Attrs); i += 2 {
-			if e.Attrs[i] == "component" || e.Attrs[i] == "err" {
-				complaint += fmt.Sprintf(" %s=%s", e.Attrs[i], e.Attrs[i+1])
+	if logging.IsSystemGenerated(e) {
+		component, cause := attr(e, "component"), attr(e, "err")
+		switch {
+		case e.Level == "ERROR":
+			d.mu.Lock()
+			r.complaint = strings.TrimSpace(fmt.Sprintf("%s %s: %s", e.Msg, component, cause))
+			if e.Msg == initFailed {
+				d.failInitLocked(r, fmt.Errorf("component %s cannot be made: %s", component, cause))
 			}
-			if e.Attrs[i] == "err" {
-				cause = e.Attrs[i+1]
-			}
+			d.mu.Unlock()
+		case e.Msg == probed && component == placement.Shorten(placement.Main):
+			return // the echo of our own question
 		}
-		d.mu.Lock()
-		r.complaint = complaint
-		if e.Msg == initFailed {
-			d.failInitLocked(r, errors.New(cause))
-		}
-		d.mu.Unlock()
 	}
 	if d.logs != nil {
 		d.logs.put(e)
 	}
+}
+
+// probed is what a weavelet's runtime logs when it has taken over routing.
+const probed = "Updated routing info"
+
+// attr returns the value of an attribute, or "".
+func attr(e *protos.LogEntry, name string) string {
+	for i := 0; i+1 < len(e.Attrs); i += 2 {
+		if e.Attrs[i] == name {
+			return e.Attrs[i+1]
+		}
+	}
+	return ""
 }
 
 // droppedEntry is the log entry that says how many are missing.

@@ -27,8 +27,9 @@ type component struct {
 	routing     *protos.RoutingInfo
 	version     uint64 // of routing; 0 before the first
 	subscribers map[*replica]bool
+	changed     chan struct{} // wakes the goroutine that makes assignments; nil if there is none
 
-	members []string // what Options.Members was told; used by its goroutine only
+	members []string // what Options.Members was told; used by that goroutine only
 }
 
 // A subscription says how much of a component's routing a weavelet was told.
@@ -53,8 +54,16 @@ func (d *Deployment) activate(r *replica, name string, routed bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c, ok := d.components[name]
-	if !ok {
-		return fmt.Errorf("the application has no component of this name")
+	switch {
+	case r.gone || d.over:
+		return ErrEnded
+	case !ok:
+		// It will ask again and again; once is enough to tell.
+		if err := fmt.Errorf("a component uses %s, of which the binary says nothing: run 'weaver generate' and build it again", name); r.problem != err.Error() {
+			r.problem = err.Error()
+			d.events.add(Event{Kind: Problem, Group: r.slot.g.Name, Replica: r.slot.number, Reason: r.problem})
+		}
+		return errors.New("the binary says nothing of a component of this name")
 	}
 	d.activateLocked(c, routed)
 	d.subscribeLocked(r, c)
@@ -65,9 +74,9 @@ func (d *Deployment) activateLocked(c *component, routed bool) {
 	g := c.group
 	if routed && !c.routed {
 		c.routed = true
-		if !g.assigning && !d.over {
-			g.assigning = true
-			d.wg.Go(func() { d.assign(g) })
+		if !d.over {
+			c.changed = make(chan struct{}, 1)
+			d.wg.Go(func() { d.assign(c) })
 		}
 		for _, s := range g.slots {
 			if s.replica != nil {
@@ -101,7 +110,11 @@ func (d *Deployment) initializeLocked(r *replica, c *component) {
 		return
 	}
 	now := time.Now()
-	d.noteStableLocked(s.g, now.Sub(r.served), now)
+	served := now.Sub(r.served)
+	d.noteStableLocked(s.g, served, now)
+	if served >= d.opts.Restart.Stable {
+		s.count = failureCount{}
+	}
 	r.served = time.Time{}
 	d.setStateLocked(s, Starting, fmt.Sprintf("component %s initializes", placement.Shorten(c.name)))
 }
@@ -157,10 +170,20 @@ func (d *Deployment) rerouteLocked(g *group) {
 }
 
 // routeLocked makes new routing for the component. For a routed one that needs
-// an assignment, which another goroutine makes.
+// an assignment, which another goroutine makes; but replicas that have left are
+// out at once. Callers of their keys wait for the next assignment.
 func (d *Deployment) routeLocked(c *component) {
 	if c.routed {
-		c.group.reassign()
+		c.reassign()
+		if c.routing == nil {
+			return
+		}
+		still := slices.DeleteFunc(slices.Clone(c.routing.Replicas), func(a string) bool {
+			return !slices.Contains(c.group.addresses, a)
+		})
+		if len(still) < len(c.routing.Replicas) {
+			d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: still, Assignment: c.assignment})
+		}
 		return
 	}
 	d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: c.group.addresses})
@@ -174,83 +197,56 @@ func (d *Deployment) publishLocked(c *component, routing *protos.RoutingInfo) {
 	}
 }
 
-func (g *group) reassign() {
+func (c *component) reassign() {
 	select {
-	case g.changed <- struct{}{}:
+	case c.changed <- struct{}{}:
 	default:
 	}
 }
 
-// assign makes assignments for the routed components of a group whenever its
-// replicas change. It runs in a goroutine of its own, since the Assigner may
-// take its time.
-func (d *Deployment) assign(g *group) {
+// assign makes assignments for a routed component whenever its replicas change.
+// It runs in a goroutine of its own, since the Assigner may take its time.
+func (d *Deployment) assign(c *component) {
 	for {
 		select {
-		case <-g.changed:
+		case <-c.changed:
 		case <-d.life.Done():
 			return
 		}
 		d.mu.Lock()
-		addresses, gen := g.addresses, g.addressGen
-		var routed []*component
-		for _, name := range g.Components {
-			if c := d.components[name]; c.routed && c.active {
-				routed = append(routed, c)
-			}
-		}
+		addresses, gen := c.group.addresses, c.group.addressGen
 		d.mu.Unlock()
-		for _, c := range routed {
-			d.assignComponent(c, addresses, gen)
+		if d.opts.Members != nil {
+			d.tellMembers(c, addresses)
+		} else {
+			d.askAssigner(c, addresses, gen)
 		}
 	}
 }
 
-func (d *Deployment) assignComponent(c *component, addresses []string, gen uint64) {
-	if d.opts.Members != nil {
-		d.mu.Lock()
-		if c.assignment != nil && (c.routing == nil || !slices.Equal(c.routing.Replicas, addresses)) {
-			// Slices of replicas that have left wait for the next assignment.
-			d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: addresses, Assignment: c.assignment})
-		}
-		d.mu.Unlock()
-		if !slices.Equal(c.members, addresses) {
-			c.members = addresses
-			d.opts.Members(c.name, slices.Clone(addresses))
-		}
-		return
+// tellMembers tells Options.Members who is there, and callers, too: as soon as
+// there is an assignment.
+func (d *Deployment) tellMembers(c *component, addresses []string) {
+	d.mu.Lock()
+	if c.assignment != nil && !slices.Equal(c.routing.Replicas, addresses) {
+		d.publishLocked(c, &protos.RoutingInfo{Component: c.name, Replicas: addresses, Assignment: c.assignment})
 	}
+	d.mu.Unlock()
+	if !slices.Equal(c.members, addresses) {
+		c.members = addresses
+		d.opts.Members(c.name, slices.Clone(addresses))
+	}
+}
 
+// askAssigner publishes the Assigner's next assignment, or an equal split if it
+// has no fit one.
+func (d *Deployment) askAssigner(c *component, addresses []string, gen uint64) {
+	if len(addresses) == 0 {
+		return // callers wait; the weavelets keep the last assignment
+	}
 	d.mu.Lock()
 	prev := c.assignment
 	d.mu.Unlock()
-	var next *protos.Assignment
-	if len(addresses) > 0 {
-		next = d.askAssigner(c, addresses, prev)
-	}
-	if next != nil && next != prev {
-		next = protomsg.Clone(next)
-	}
-
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if gen != c.group.addressGen || prev != c.assignment {
-		c.group.reassign() // it is out of date already
-		return
-	}
-	if next == nil {
-		// Without an assignment weavelets keep the last one, and callers wait.
-		if c.routing == nil || len(c.routing.Replicas) > 0 {
-			d.publishLocked(c, &protos.RoutingInfo{Component: c.name})
-		}
-		return
-	}
-	d.setAssignmentLocked(c, next, c.assigned+1)
-}
-
-// askAssigner returns the Assigner's assignment, or an equal split if it has
-// no fit one.
-func (d *Deployment) askAssigner(c *component, addresses []string, prev *protos.Assignment) *protos.Assignment {
 	next, err := d.opts.Assigner.Assign(c.name, slices.Clone(addresses), prev)
 	if err == nil {
 		err = checkAssignment(next, addresses)
@@ -259,13 +255,25 @@ func (d *Deployment) askAssigner(c *component, addresses []string, prev *protos.
 		d.events.add(Event{Kind: Problem, Group: c.group.Name, Component: c.name, Reason: fmt.Sprintf("assignment refused, an equal split is used: %v", err)})
 		next, _ = EqualSplit(c.name, addresses, prev)
 	}
-	return next
+	if same := next == prev || sameSlices(next, prev); same {
+		next = prev
+	} else {
+		next = protomsg.Clone(next)
+	}
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if gen != c.group.addressGen || prev != c.assignment {
+		c.reassign() // it is out of date already
+		return
+	}
+	d.setAssignmentLocked(c, next, c.assigned+1)
 }
 
-// setAssignmentLocked publishes the assignment, which becomes the component's,
-// under the version, unless nothing has changed.
+// setAssignmentLocked publishes the assignment, which becomes the component's
+// under the version, or is the one that it has already.
 func (d *Deployment) setAssignmentLocked(c *component, next *protos.Assignment, version uint64) {
-	same := next == c.assignment || sameSlices(next, c.assignment)
+	same := next == c.assignment
 	if !same {
 		next.Version = version
 		c.assigned, c.assignment = version, next
@@ -280,9 +288,9 @@ func (d *Deployment) setAssignmentLocked(c *component, next *protos.Assignment, 
 func (d *Deployment) Reassign() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, g := range d.groups {
-		if g.assigning {
-			g.reassign()
+	for _, c := range d.components {
+		if c.changed != nil {
+			c.reassign()
 		}
 	}
 }
@@ -291,15 +299,17 @@ func (d *Deployment) Reassign() {
 // was made elsewhere; it is how a load-driven controller hands them over, see
 // Options.Members. Its slices must name replicas that are there. Its version is
 // kept if it is above that of the last assignment; otherwise it becomes one
-// more than that, since versions only rise.
+// more than that, since versions only rise. Without Options.Members it stands
+// until the [Assigner] is asked again.
 func (d *Deployment) PublishAssignment(_ context.Context, component string, a *protos.Assignment) error {
 	fail := func(err error) error { return fmt.Errorf("publish an assignment of %s: %w", component, err) }
 	d.mu.Lock()
 	c, ok := d.components[component]
 	var addresses []string
 	var routed bool
+	var prev *protos.Assignment
 	if ok {
-		addresses, routed = c.group.addresses, c.routed && c.active
+		addresses, routed, prev = c.group.addresses, c.routed && c.active, c.assignment
 	}
 	d.mu.Unlock()
 	switch {
@@ -312,11 +322,17 @@ func (d *Deployment) PublishAssignment(_ context.Context, component string, a *p
 	if err := checkAssignment(a, addresses); err != nil {
 		return fail(err)
 	}
-	a = protomsg.Clone(a)
+	if same := sameSlices(a, prev); same {
+		a = prev
+	} else {
+		a = protomsg.Clone(a)
+	}
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
+	case prev != c.assignment:
+		return fail(errors.New("there is another one meanwhile"))
 	case d.stopping:
 		return fail(ErrStopped)
 	case !slices.Equal(addresses, c.group.addresses):

@@ -1,6 +1,7 @@
 package envelopekit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,11 +18,10 @@ import (
 )
 
 // A group is a colocation group and its replicas. Its fields, but for those of
-// the embedded plan, rank and changed, are guarded by Deployment.mu.
+// the embedded plan and rank, are guarded by Deployment.mu.
 type group struct {
 	placement.Group
-	rank    int           // order of stopping
-	changed chan struct{} // wakes the goroutine that makes assignments
+	rank int // order of stopping
 
 	want       int
 	started    bool
@@ -32,7 +32,6 @@ type group struct {
 	version    uint64   // of active
 	addresses  []string // of the replicas in routing, sorted
 	addressGen uint64   // rises with each change of addresses
-	assigning  bool     // there is a goroutine that makes assignments
 }
 
 // A slot is a place for a replica. It outlives the processes that fill it one
@@ -51,13 +50,15 @@ type slot struct {
 	next     time.Time // of the next start, while Waiting
 	restarts int
 	count    failureCount
-	replica  *replica // the weavelet that runs, from its start to its end
-	replaces *slot    // to be retired when this one serves
-	replaced bool     // another slot is to take its place
+	failure  *GroupError // the last, while Failed
+	replica  *replica    // the weavelet that runs, from its start to its end
+	replaces *slot       // to be retired when this one serves
+	replaced bool        // another slot is to take its place
 }
 
 // A replica is one weavelet, from its start to its end. Fields below are
-// guarded by Deployment.mu; weavelet and address are set once.
+// guarded by Deployment.mu; weavelet, address and pid are set once, before the
+// replica is its slot's.
 type replica struct {
 	slot *slot
 	id   string
@@ -65,6 +66,8 @@ type replica struct {
 
 	weavelet  Weavelet // nil until it has started
 	address   string
+	pid       int  // 0 if it is no process
+	gone      bool // it has ended, or never started
 	routed    bool // it is in the routing of its components
 	left      bool // it takes no part any more
 	served    time.Time
@@ -74,7 +77,7 @@ type replica struct {
 	ready     []string          // components that have initialized
 	problem   string            // the last call that failed, "" when the next succeeds
 	complaint string            // the last error that its runtime logged
-	broken    error             // why it can never do what it is for
+	unfit     error             // why it can never do what it is for
 	metrics   metricsState
 }
 
@@ -122,6 +125,11 @@ func (d *Deployment) fillLocked(g *group) {
 			live = append(live, s)
 		}
 	}
+	// The least useful go first, and of those the youngest.
+	worth := []State{Failed, Done, Waiting, Starting, Serving}
+	slices.SortStableFunc(live, func(a, b *slot) int {
+		return cmp.Or(slices.Index(worth, b.state)-slices.Index(worth, a.state), a.number-b.number)
+	})
 	for i := len(live); i < g.want; i++ {
 		d.addSlotLocked(g, "the group was scaled up")
 	}
@@ -151,6 +159,9 @@ func (d *Deployment) retireLocked(s *slot, reason string) {
 		return
 	}
 	close(s.retire)
+	if s.replica != nil {
+		d.leaveLocked(s.replica)
+	}
 	d.setStateLocked(s, Draining, reason)
 	for _, other := range s.g.slots {
 		if other.replaces == s && other.state != Serving {
@@ -164,9 +175,8 @@ func (d *Deployment) retireLocked(s *slot, reason string) {
 func (d *Deployment) setStateLocked(s *slot, state State, reason string) {
 	s.state, s.reason, s.since = state, reason, time.Now()
 	e := Event{Kind: ReplicaChanged, Group: s.g.Name, Replica: s.number, State: state, Reason: reason}
-	if r := s.replica; r != nil && r.weavelet != nil {
-		e.Pid, _ = r.weavelet.Pid()
-		e.Address = r.address
+	if r := s.replica; r != nil {
+		e.Pid, e.Address = r.pid, r.address
 	}
 	d.events.add(e)
 }
@@ -191,6 +201,7 @@ func (d *Deployment) runSlot(s *slot) {
 		s.replaces.replaced = false
 	}
 	d.setStateLocked(s, Removed, s.reason)
+	d.judgeLocked(s.g)
 }
 
 // errEnding is the error of a launch that the deployment does not want any more.
@@ -199,13 +210,13 @@ var errEnding = errors.New("it is no longer wanted")
 // launch starts a weavelet for the slot and puts it to use.
 func (d *Deployment) launch(s *slot) (*replica, error) {
 	select {
-	case d.slots <- struct{}{}:
+	case d.starting <- struct{}{}:
 	case <-s.retire:
 		return nil, errEnding
 	case <-d.life.Done():
 		return nil, errEnding
 	}
-	release := sync.OnceFunc(func() { <-d.slots })
+	release := sync.OnceFunc(func() { <-d.starting })
 	defer release()
 	// One that takes long must not keep the others from starting.
 	defer time.AfterFunc(startingHold, release).Stop()
@@ -246,10 +257,16 @@ func (d *Deployment) launch(s *slot) (*replica, error) {
 		return nil, err
 	}
 
+	r.weavelet, r.address = w, w.Address()
+	r.pid, _ = w.Pid()
+
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r.weavelet, r.address = w, w.Address()
 	s.replica = r
+	if s.retired() { // attend will see it
+		r.left = true
+		return r, nil
+	}
 	d.hostLocked(r)
 	// The first replica is in use before its components have initialized:
 	// callers wait for them at the replica. Further ones join when they can
@@ -305,15 +322,14 @@ func (d *Deployment) leaveLocked(r *replica) {
 }
 
 // failInitLocked notes that a component of the replica cannot be made. That
-// ends a replica that has no other component that works; one that has goes on
-// for the sake of that.
+// ends the replica; but in an application that has been up, one that hosts
+// other components goes on for their sake.
 func (d *Deployment) failInitLocked(r *replica, err error) {
-	if len(r.ready) > 0 {
-		e := Event{Kind: Problem, Group: r.slot.g.Name, Replica: r.slot.number, Reason: err.Error()}
-		d.events.add(e)
+	if d.cameUpLocked(time.Now()) && len(r.slot.g.active) > 1 {
+		d.events.add(Event{Kind: Problem, Group: r.slot.g.Name, Replica: r.slot.number, Reason: err.Error()})
 		return
 	}
-	r.broken = err
+	r.unfit = err
 	r.kick()
 }
 
@@ -322,6 +338,7 @@ func (d *Deployment) forget(r *replica) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.leaveLocked(r)
+	r.gone = true
 	for _, sub := range r.subs {
 		delete(sub.component.subscribers, r)
 	}
@@ -357,54 +374,40 @@ func describe(err error) string {
 // of its start, and waits until it is time to start another. It returns false
 // if there is to be none.
 func (d *Deployment) restart(s *slot, r *replica, err error) bool {
-	g, policy := s.g, d.opts.Restart
 	d.mu.Lock()
-	now := time.Now()
+	if s.retired() {
+		d.mu.Unlock()
+		return false
+	}
+	g, now := s.g, time.Now()
 	var served time.Duration
 	if r != nil && !r.served.IsZero() {
 		served = now.Sub(r.served)
 	}
 	d.noteStableLocked(g, served, now)
 
-	if err == nil {
-		if g.Main {
-			d.doneLocked(s)
-			d.mu.Unlock()
-			d.await(s, nil)
-			return false
-		}
-		err = errors.New("the process exited with status 0, although it hosts components: does its main function call os.Exit?")
-	}
-	// A replica that has served did come up, whatever ended it then: with mTLS a
-	// peer that dies in the middle of a handshake is enough. Only the main
-	// function can fail right after its component has initialized.
-	fault := isFault(err) && (g.Main || r == nil || r.served.IsZero())
-	s.count = s.count.after(policy, served, fault)
-	s.restarts++
-	cause := &GroupError{Group: g.Name, Failures: s.count.failures, Err: err}
-	broken := !g.stable && s.count.faults >= policy.StartAttempts
 	var timer *time.Timer
 	switch {
-	case broken || s.count.failures >= policy.GiveUp:
-		d.setStateLocked(s, Failed, fmt.Sprintf("given up after %d failures in a row; the last: %s", s.count.failures, describe(err)))
-		lost := !slices.ContainsFunc(g.slots, func(s *slot) bool { return s.state != Failed })
-		if broken || lost && (g.Main || !g.stable) {
-			d.failLocked(cause)
-		}
+	case err == nil && g.Main:
+		d.setStateLocked(s, Done, "its main function returned")
 	default:
-		delay := s.count.delay(policy, rand.Float64())
-		s.next = now.Add(delay)
-		d.setStateLocked(s, Waiting, describe(err))
-		timer = time.NewTimer(delay)
-		defer timer.Stop()
+		if err == nil {
+			err = errors.New("the process exited with status 0, although it hosts components: does its main function call os.Exit?")
+		}
+		if delay, again := d.failedLocked(s, r, served, err); again {
+			timer = time.NewTimer(delay)
+			defer timer.Stop()
+		}
 	}
+	d.judgeLocked(g)
 	replacement := s.replaces != nil
+	done := s.state == Done
 	d.mu.Unlock()
 
 	if timer == nil && replacement {
 		return false // the one that it was to replace goes on
 	}
-	if !d.await(s, timer) {
+	if !d.await(s, timer) || done {
 		return false
 	}
 	d.mu.Lock()
@@ -413,10 +416,73 @@ func (d *Deployment) restart(s *slot, r *replica, err error) bool {
 		return false
 	}
 	if timer == nil {
-		s.count = failureCount{}
+		s.count, s.failure = failureCount{}, nil
 	}
+	s.restarts++
 	d.setStateLocked(s, Starting, fmt.Sprintf("start %d, after: %v", s.restarts+1, err))
 	return true
+}
+
+// failedLocked counts a failure of the slot, and returns whether and when it is
+// to be started again.
+func (d *Deployment) failedLocked(s *slot, r *replica, served time.Duration, err error) (delay time.Duration, again bool) {
+	g, policy, now := s.g, d.opts.Restart, time.Now()
+	// A replica that has served did come up, whatever ended it then: with mTLS a
+	// peer that dies in the middle of a handshake is enough. Only the main
+	// function can fail right after its component has initialized.
+	fault := isFault(err) && (g.Main || r == nil || r.served.IsZero())
+	s.count = s.count.after(policy, served, fault)
+	// What fails at the start of the whole application fails that.
+	hopeless := !g.stable && !d.cameUpLocked(now) && s.count.faults >= policy.StartAttempts
+	if hopeless || s.count.failures >= policy.GiveUp {
+		s.failure = &GroupError{Group: g.Name, Failures: s.count.failures, Err: err}
+		d.setStateLocked(s, Failed, fmt.Sprintf("given up after %d failures in a row; the last: %s", s.count.failures, describe(err)))
+		if hopeless {
+			d.failLocked(s.failure)
+		}
+		return 0, false
+	}
+	delay = s.count.delay(policy, rand.Float64())
+	s.next = now.Add(delay)
+	d.setStateLocked(s, Waiting, describe(err))
+	return delay, true
+}
+
+// judgeLocked ends the deployment if the group is one that it cannot do
+// without, and none of its replicas runs or will run any more: the main group,
+// or any while the application has never been up.
+func (d *Deployment) judgeLocked(g *group) {
+	if d.stopping || !g.Main && (g.stable || d.cameUpLocked(time.Now())) {
+		return
+	}
+	var failure *GroupError
+	ended := 0
+	for _, s := range g.slots {
+		switch {
+		case s.retired():
+			continue // it does not count any more
+		case s.state == Failed:
+			failure = s.failure
+		case s.state != Done:
+			return
+		}
+		ended++
+	}
+	switch {
+	case ended == 0: // it is scaled to 0, or was not started
+	case failure != nil:
+		d.failLocked(failure)
+	default:
+		d.stopLocked("its main function returned")
+	}
+}
+
+// cameUpLocked reports whether the application has ever been up: its main group
+// has been stable.
+func (d *Deployment) cameUpLocked(now time.Time) bool {
+	g := d.components[placement.Main].group
+	d.noteStableLocked(g, 0, now)
+	return g.stable
 }
 
 // await waits for the timer or, without one, until the slot is rearmed. It
@@ -444,13 +510,4 @@ func (d *Deployment) noteStableLocked(g *group, served time.Duration, now time.T
 	g.stable = g.stable || served >= stable || slices.ContainsFunc(g.slots, func(s *slot) bool {
 		return s.state == Serving && now.Sub(s.since) >= stable
 	})
-}
-
-// doneLocked notes that a main function has returned. When all have, the
-// application has ended.
-func (d *Deployment) doneLocked(s *slot) {
-	d.setStateLocked(s, Done, "its main function returned")
-	if !slices.ContainsFunc(s.g.slots, func(s *slot) bool { return s.state != Done }) {
-		d.requestStop()
-	}
 }

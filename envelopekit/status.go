@@ -93,7 +93,7 @@ func (d *Deployment) Status() Status {
 	for _, name := range d.app.listenerNames() {
 		l := ListenerStatus{Name: name, Backends: d.backendsLocked(name)}
 		if f := d.frontends[name]; f != nil && f.f != nil {
-			l.Address = f.f.Addr()
+			l.Address = f.addr
 		}
 		st.Listeners = append(st.Listeners, l)
 	}
@@ -115,8 +115,8 @@ func (d *Deployment) groupStatusLocked(g *group) GroupStatus {
 	for _, s := range g.slots {
 		rs := ReplicaStatus{Number: s.number, State: s.state, Reason: s.reason, Since: s.since, Restarts: s.restarts}
 		if r := s.replica; r != nil {
-			rs.WeaveletID, rs.Address, rs.InRouting, rs.Problem = r.id, r.address, r.routed, r.problem
-			rs.Pid, _ = r.weavelet.Pid()
+			rs.WeaveletID, rs.Pid, rs.Address = r.id, r.pid, r.address
+			rs.InRouting, rs.Problem = r.routed, r.problem
 		}
 		st.Replicas = append(st.Replicas, rs)
 	}

@@ -29,8 +29,8 @@ func (d *Deployment) Why(group string) (string, error) {
 	switch {
 	case d.failure != nil:
 		fmt.Fprintf(&b, "the deployment stops because it failed: %v\n", d.failure)
-	case d.stopping:
-		fmt.Fprintf(&b, "the deployment stops\n")
+	case d.stopReason != "":
+		fmt.Fprintf(&b, "the deployment stops: %s\n", d.stopReason)
 	case !g.started && !d.running.Load():
 		fmt.Fprintf(&b, "group %s: not started, since Run was not called\n", g.Name)
 	case !g.started:
@@ -64,8 +64,7 @@ func (d *Deployment) whyLocked(s *slot, now time.Time) string {
 		case r == nil:
 			fmt.Fprintf(&b, "starting for %v; its process must initialize within %v (%s)", since, d.opts.StartTimeout, s.reason)
 		default:
-			pid, _ := r.weavelet.Pid()
-			fmt.Fprintf(&b, "pid %d runs, starting for %v", pid, since)
+			fmt.Fprintf(&b, "pid %d runs, starting for %v", r.pid, since)
 			if m := missing(s.g.active, r.ready); len(m) > 0 {
 				fmt.Fprintf(&b, "; waits for the Init method of %s to return", shortNames(m))
 			}

@@ -22,6 +22,8 @@ package admin
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,7 +33,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/weaverkit/weaverkit/envelopekit"
@@ -56,7 +60,8 @@ type Server struct {
 // Dir returns the usual directory for the sockets of the deployers of the
 // given name, which differs from user to user.
 func Dir(deployer string) string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
 		return filepath.Join(dir, "weaverkit-"+deployer)
 	}
 	return filepath.Join(os.TempDir(), fmt.Sprintf("weaverkit-%s-%d", deployer, os.Getuid()))
@@ -102,8 +107,17 @@ func listen(dir, id string) (net.Listener, error) {
 
 const socketSuffix = ".sock"
 
-// short returns the part of a deployment's id that its socket is named for.
-func short(id string) string { return id[:min(len(id), 8)] }
+// short returns the part of a deployment's id that people use, and that its
+// socket is named for: the beginning of a UUID, or a hash of other ids.
+func short(id string) string {
+	if uuid.MatchString(id) {
+		return id[:8]
+	}
+	hash := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(hash[:4])
+}
+
+var uuid = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f-]+$`)
 
 // checkOwned refuses a directory that others could have put things into.
 func checkOwned(dir string) error {
@@ -123,7 +137,7 @@ func sweep(dir string) {
 	for _, path := range paths {
 		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			c.Close()
-		} else if !errors.Is(err, os.ErrDeadlineExceeded) {
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
 			os.Remove(path)
 		}
 	}

@@ -15,10 +15,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weaverkit/weaverkit/envelopekit"
 )
+
+// findTime is how long Find waits for answers.
+const findTime = 2 * time.Second
 
 // maxError bounds what is read of a refusal.
 const maxError = 64 << 10
@@ -50,20 +54,42 @@ func Find(ctx context.Context, dir, id string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Side by side, since one of them may be stopped and never answer.
+	type answer struct {
+		c    *Client
+		st   envelopekit.Status
+		err  error
+		path string
+	}
+	answers := make([]answer, len(paths))
+	var wg sync.WaitGroup
+	for i, path := range paths {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, findTime)
+			defer cancel()
+			c := Dial(path)
+			st, err := c.Status(ctx)
+			answers[i] = answer{c, st, err, path}
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("look for deployments: %w", err)
+	}
 	var found []*Client
-	var names []string
-	for _, path := range paths {
-		c := Dial(path)
-		st, err := c.Status(ctx)
+	var names, silent []string
+	for _, a := range answers {
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil, err
-		case err != nil:
-			continue // a socket that was left behind
-		case id == "" || st.App == id || strings.HasPrefix(st.Deployment, id):
-			found = append(found, c)
-			names = append(names, fmt.Sprintf("%s (%s, since %s)", short(st.Deployment), st.App, st.Started.Format(time.TimeOnly)))
+		case errors.Is(a.err, context.DeadlineExceeded):
+			silent = append(silent, strings.TrimSuffix(filepath.Base(a.path), socketSuffix))
+		case a.err != nil: // a socket that was left behind
+		case id == "" || a.st.App == id || strings.HasPrefix(a.st.Deployment, id) || short(a.st.Deployment) == id:
+			found = append(found, a.c)
+			names = append(names, fmt.Sprintf("%s (%s, since %s)", short(a.st.Deployment), a.st.App, a.st.Started.Format(time.TimeOnly)))
 		}
+	}
+	if len(found) == 0 && len(silent) > 0 {
+		return nil, fmt.Errorf("no deployment has answered within %v; silent: %s", findTime, strings.Join(silent, ", "))
 	}
 	switch {
 	case len(found) == 1:
@@ -172,7 +198,7 @@ func (c *Client) do(ctx context.Context, method, path string, args url.Values) (
 		if errors.As(err, &op) && !errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
 			return nil, fmt.Errorf("the deployer does not answer: %w", op.Err)
 		}
-		return nil, err
+		return nil, fmt.Errorf("ask the deployer for %s: %w", strings.TrimPrefix(path, "/"), errors.Unwrap(err))
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()

@@ -187,24 +187,34 @@ func (lt *launcherTest) answers(t *testing.T) {
 
 func (lt *launcherTest) handler(t *testing.T) {
 	activated := make(chan string, 100)
-	logged := make(chan *protos.LogEntry, 10_000)
+	logged := make(chan string, 100)
+	put := func(c chan string, s string) {
+		select {
+		case c <- s:
+		default:
+		}
+	}
 	h := &envelopekit.Handler{
 		Activate: func(_ context.Context, component string, _ bool) error {
-			select {
-			case activated <- component:
-			default:
-			}
+			put(activated, component)
 			return nil
 		},
-		Log: func(e *protos.LogEntry) {
-			select {
-			case logged <- e:
-			default:
-			}
-		},
+		Log: func(e *protos.LogEntry) { put(logged, e.Node) },
 	}
-	lt.launch(t, true, h)
+	w := lt.launch(t, true, h)
 	ctx := soon(t)
+	// Every weavelet logs that it was told something.
+	if err := w.UpdateRouting(ctx, &protos.RoutingInfo{Component: placement.Main, Local: true}); err != nil {
+		t.Errorf("UpdateRouting: %v", err)
+	}
+	select {
+	case node := <-logged:
+		if !strings.HasPrefix(node, "weavelet-") {
+			t.Errorf("a log entry is of weavelet %q, want the id that the launcher was given", node)
+		}
+	case <-ctx.Done():
+		t.Error("what the weavelet logs does not reach the handler")
+	}
 	select {
 	case c := <-activated:
 		if !slices.Contains(lt.App.Components, c) {
@@ -213,7 +223,6 @@ func (lt *launcherTest) handler(t *testing.T) {
 	case <-ctx.Done():
 		t.Error("main activates no component: its calls do not reach the handler")
 	}
-	_ = logged // a weavelet may have nothing to say
 }
 
 func (lt *launcherTest) refuses(t *testing.T) {
@@ -235,9 +244,15 @@ func (lt *launcherTest) refuses(t *testing.T) {
 func (lt *launcherTest) stopGracefully(t *testing.T) {
 	w := lt.launch(t, false, &envelopekit.Handler{})
 	before := time.Now()
-	if err := w.Stop(soon(t)); err != nil {
-		t.Errorf("Stop: %v", err)
+	var wg sync.WaitGroup
+	for range 3 { // whoever asks, and however often
+		wg.Go(func() {
+			if err := w.Stop(soon(t)); err != nil {
+				t.Errorf("Stop: %v", err)
+			}
+		})
 	}
+	wg.Wait()
 	if took := time.Since(before); took > answerTime/2 {
 		t.Errorf("Stop took %v, although the weavelet could end at once", took)
 	}

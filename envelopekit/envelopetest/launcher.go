@@ -234,8 +234,8 @@ func useAll(component string, calls []placement.Edge) Script {
 	}
 }
 
-// Use activates a component and waits until it is told where that is, as a
-// reference of a component does.
+// Use activates a component and waits until it is told of a replica to call, as
+// a reference of a component does.
 func (w *Weavelet) Use(ctx context.Context, component string, routed bool) error {
 	if _, err := w.Handler.ActivateComponent(ctx, &protos.ActivateComponentRequest{Component: component, Routed: routed}); err != nil {
 		return err
@@ -247,7 +247,7 @@ func (w *Weavelet) Use(ctx context.Context, component string, routed bool) error
 		}
 		change := w.launcher.change
 		w.launcher.mu.Unlock()
-		if w.Routing(component) != nil {
+		if r := w.Routing(component); r.GetLocal() || len(r.GetReplicas()) > 0 {
 			return nil
 		}
 		select {
@@ -489,6 +489,7 @@ func (w *Weavelet) UpdateRouting(ctx context.Context, routing *protos.RoutingInf
 	w.routing[routing.Component] = append(all, routing)
 	w.mu.Unlock()
 	w.launcher.changed()
+	w.Log("DEBUG", "Updated routing info", "component", placement.Shorten(routing.Component))
 	return nil
 }
 
