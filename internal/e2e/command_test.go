@@ -228,7 +228,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("refused section", func(t *testing.T) {
 		shop := fmt.Sprintf("[serviceweaver]\nbinary = %q\n[%q]\n", program(t, "shop"), "github.com/weaverkit/weaverkit/examples/shop/Cart")
 		_, err, status := h.multi(t, "deploy", h.config(t, shop+"error_percent = 500\n"))
-		if status != 1 || !strings.Contains(err, "\nmulti: deploy shop: group shop.Cart failed 3 times in a row: section") || !strings.HasSuffix(err, "error_percent = 500: want 0 to 100\n") {
+		if status != 1 || !strings.Contains(err, "\nmulti: deploy shop: group shop.Cart failed 3 times in a row: component shop.Cart cannot be made: section") || !strings.HasSuffix(err, "error_percent = 500: want 0 to 100\n") {
 			t.Errorf("exit status %d:\n%s", status, err)
 		}
 	})
