@@ -33,9 +33,10 @@ var mayImport = map[string][]string{
 		"github.com/ServiceWeaver/weaver/runtime/...",
 		"github.com/google/uuid",
 		"go.opentelemetry.io/otel/sdk/trace",
-		"go.opentelemetry.io/otel/trace/noop",
+
 		"golang.org/x/sys/...",
 		"google.golang.org/protobuf/proto",
+		module + "/envelopekit/internal/wire",
 		module + "/envelopekit/placement",
 	},
 	"envelopekit/placement": {},

@@ -800,7 +800,7 @@ func TestListeners(t *testing.T) {
 		h.settle()
 		assert.Equal(t, []string{"10.0.0.1:80", "10.0.0.2:80"}, front.last())
 		st := h.d.Status()
-		assert.Equal(t, []envelopekit.ListenerStatus{{Name: "web", Address: "front:80", Backends: front.last()}}, st.Listeners)
+		assert.Equal(t, []envelopekit.ListenerStatus{{Name: "web", Component: placement.Main, Address: "front:80", Backends: front.last()}}, st.Listeners)
 
 		// A replica that is scaled away gets no new requests, and stays until
 		// those in flight have ended.

@@ -4,10 +4,8 @@ import (
 	"context"
 	"io"
 	"iter"
-	"net"
 	"time"
 
-	"github.com/ServiceWeaver/weaver/runtime/codegen"
 	"github.com/ServiceWeaver/weaver/runtime/envelope"
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 )
@@ -68,26 +66,3 @@ func NewQueue(size int) Queue {
 func (q Queue) Put(v int)                                { q.q.put(v) }
 func (q Queue) Run(done <-chan struct{}, take func(int)) { q.q.run(done, take) }
 func (q Queue) Dropped() uint64                          { return q.q.dropped.Load() }
-
-// ErrHangUp is that of calls on a connection that has ended.
-var ErrHangUp = errHangUp
-
-// Caller returns a stub of the component through which weavelets call their
-// deployer, at the other end of conn, and what reads the answers.
-func Caller(conn net.Conn) (stub any, run func() error) {
-	reg, _ := codegen.Find(deployerControl)
-	c := newClient(conn)
-	return reg.ClientStubFn(newStub(c, deployerControl, reg), "test"), c.run
-}
-
-// Serve answers calls with h until the context ends.
-func Serve(ctx context.Context, l net.Listener, h envelope.EnvelopeHandler) error {
-	s, err := newServer(h)
-	if err != nil {
-		return err
-	}
-	defer s.finish(0)
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	s.serve(l)
-	return nil
-}

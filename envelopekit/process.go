@@ -23,9 +23,18 @@ import (
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 	"github.com/ServiceWeaver/weaver/runtime/version"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weaverkit/weaverkit/envelopekit/internal/wire"
 )
 
 const (
+	// deployerControl is the component through which a weavelet calls its
+	// deployer; the constant is internal upstream.
+	deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
+
+	// weaveletControl is that through which a deployer calls a weavelet.
+	weaveletControl = "github.com/ServiceWeaver/weaver/weaveletControl"
+
 	// deployerSocket is the name of the socket on which the deployer answers a
 	// weavelet, in the weavelet's directory.
 	deployerSocket = "d"
@@ -91,26 +100,27 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		os.Remove(dir)
 		return nil, fmt.Errorf("the path of a socket in %s would be longer than the %d bytes that fit: use a shorter ProcessLauncher.Dir", dir, maxSocketPath)
 	}
+	server, err := wire.NewServer(deployerControl, h)
+	if err != nil {
+		os.Remove(dir)
+		return nil, err
+	}
 
 	life, end := context.WithCancel(context.Background())
 	p := &process{
-		spec:   spec,
-		dir:    dir,
-		end:    end,
-		exited: make(chan struct{}),
-		done:   make(chan struct{}),
-		calls:  make(chan struct{}, maxOutstanding),
-
+		spec:      spec,
+		dir:       dir,
+		end:       end,
 		connected: make(chan error, 1),
+		exited:    make(chan struct{}),
+		done:      make(chan struct{}),
+		calls:     make(chan struct{}, maxOutstanding),
 	}
 
 	// The deployer's socket listens before the process starts, so that the
 	// weavelet's first attempt to connect succeeds; a failed one would cost it
 	// a wait of 10 ms and more.
 	socket, err := net.Listen("unix", filepath.Join(dir, deployerSocket))
-	if err == nil {
-		p.server, err = newServer(h)
-	}
 	if err != nil {
 		end()
 		os.RemoveAll(dir)
@@ -123,12 +133,13 @@ func (l *ProcessLauncher) launch(ctx context.Context, spec Spec, h envelope.Enve
 		Target:    deployerControl,
 		Address:   "unix://" + socket.Addr().String(),
 	}}
-	p.socket = socket
-	p.wg.Go(func() { p.server.serve(socket) })
+	p.socket = &countingListener{Listener: socket, idle: make(chan struct{}, 1)}
+	p.wg.Go(func() {
+		_ = server.Serve(life, p.socket) // the error tells only that life has ended
+	})
 	p.wg.Go(func() { p.talk(life, args.ControlSocket) })
 	if err := p.start(args, l.MaxLine, h); err != nil {
 		end()
-		socket.Close()
 		p.wg.Wait()
 		os.RemoveAll(dir)
 		return nil, err
@@ -155,9 +166,8 @@ type process struct {
 	spec    Spec
 	dir     string
 	end     context.CancelFunc // ends the connections
-	wg      sync.WaitGroup     // the deployer's socket, the output pumps
-	server  *server
-	socket  net.Listener
+	wg      sync.WaitGroup     // both connections, the output pumps
+	socket  *countingListener
 	cmd     *exec.Cmd
 	tail    tail
 	control control // valid once connected says so
@@ -248,9 +258,8 @@ func (p *process) wait(stdout, stderr io.Closer) {
 		stderr.Close()
 		p.end()
 	})
-	p.server.finish(outputWait)
+	p.socket.awaitIdle(outputWait)
 	p.end()
-	p.socket.Close()
 	p.wg.Wait()
 	cut.Stop()
 	stdout.Close()
@@ -267,15 +276,17 @@ func (p *process) talk(life context.Context, path string) {
 		p.connected <- err
 		return
 	}
+	client := wire.NewClient(conn)
 	defer context.AfterFunc(life, func() { conn.Close() })()
-	c := newClient(conn)
-	if p.control, err = c.control(); err != nil {
+	stub, err := client.Component(weaveletControl)
+	if err != nil {
 		conn.Close()
 		p.connected <- err
 		return
 	}
+	p.control = stub.(control)
 	p.connected <- nil
-	_ = c.run() // it ends in one way or another
+	_ = client.Run() // it ends in one way or another
 
 	// A weavelet that hangs up can be of no more use.
 	select {
@@ -324,8 +335,7 @@ func (p *process) initialize(ctx context.Context) error {
 	if err != nil {
 		return p.startError(ctx, err)
 	}
-	v := reply.GetVersion()
-	got := version.SemVer{Major: int(v.GetMajor()), Minor: int(v.GetMinor()), Patch: int(v.GetPatch())}
+	got := version.SemVer{Major: int(reply.GetVersion().GetMajor()), Minor: int(reply.GetVersion().GetMinor()), Patch: int(reply.GetVersion().GetPatch())}
 	switch {
 	case got != version.DeployerVersion:
 		return fmt.Errorf("process %d speaks deployer API %s, this deployer %s", p.cmd.Process.Pid, got, version.DeployerVersion)
@@ -479,17 +489,70 @@ func call[Req, Reply any](ctx context.Context, p *process, f func(context.Contex
 	}()
 	select {
 	case r := <-c:
-		if !errors.Is(r.err, errHangUp) {
-			return r.reply, r.err
-		}
-		// Its end follows, at the hands of talk if need be.
-	case <-p.exited:
-	case <-ctx.Done():
-	}
-	select {
+		return r.reply, r.err
 	case <-p.exited:
 		return none, ErrEnded
 	case <-ctx.Done():
 		return none, ctx.Err()
 	}
+}
+
+// A countingListener knows whether connections that it accepted are open.
+type countingListener struct {
+	net.Listener
+	idle chan struct{} // gets a value when the last open connection closes
+
+	mu   sync.Mutex // guards the following
+	open int
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.add(1)
+	return &countedConn{Conn: c, release: sync.OnceFunc(func() { l.add(-1) })}, nil
+}
+
+func (l *countingListener) add(n int) {
+	l.mu.Lock()
+	l.open += n
+	idle := l.open == 0
+	l.mu.Unlock()
+	if idle {
+		select {
+		case l.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// awaitIdle waits until no connection is open, for at most the given time.
+func (l *countingListener) awaitIdle(most time.Duration) {
+	deadline := time.After(most)
+	for {
+		l.mu.Lock()
+		open := l.open
+		l.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		select {
+		case <-l.idle:
+		case <-deadline:
+			return
+		}
+	}
+}
+
+type countedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *countedConn) Close() error {
+	err := c.Conn.Close()
+	c.release()
+	return err
 }

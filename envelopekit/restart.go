@@ -26,10 +26,11 @@ type Restart struct {
 	// anew. Zero means 5 s.
 	Stable time.Duration
 
-	// StartAttempts is how many times in a row a replica of a group that has
-	// never been stable may fail to come up (end by itself before it serves or,
-	// in the main group, also after that) before the whole deployment fails:
-	// such an application does not work. Zero means 3.
+	// StartAttempts is how many times in a row, as long as the main group has
+	// never been stable, a replica of a group that has not been either may fail
+	// to come up (end by itself before it serves or, in the main group, also
+	// after that) before the whole deployment fails: such an application does
+	// not work. Zero means 3.
 	StartAttempts int
 
 	// GiveUp is how many failures in a row a replica may have before it is

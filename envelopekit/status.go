@@ -64,9 +64,10 @@ type ReplicaStatus struct {
 
 // A ListenerStatus is the status of a listener.
 type ListenerStatus struct {
-	Name     string   `json:"name"`
-	Address  string   `json:"address,omitempty"` // for clients; empty if the listener is not exported
-	Backends []string `json:"backends"`          // where replicas serve it, sorted
+	Name      string   `json:"name"`
+	Component string   `json:"component"`         // that has the listener
+	Address   string   `json:"address,omitempty"` // for clients; empty if the listener is not exported
+	Backends  []string `json:"backends"`          // where replicas serve it, sorted
 }
 
 // Status returns a snapshot of the deployment.
@@ -90,9 +91,9 @@ func (d *Deployment) Status() Status {
 	for _, g := range d.groups {
 		st.Groups = append(st.Groups, d.groupStatusLocked(g))
 	}
-	for _, name := range d.app.listenerNames() {
-		l := ListenerStatus{Name: name, Backends: d.backendsLocked(name)}
-		if f := d.frontends[name]; f != nil && f.f != nil {
+	for _, info := range d.app.Listeners {
+		l := ListenerStatus{Name: info.Name, Component: info.Component, Backends: d.backendsLocked(info.Name)}
+		if f := d.frontends[info.Name]; f != nil && f.f != nil {
 			l.Address = f.addr
 		}
 		st.Listeners = append(st.Listeners, l)

@@ -6,28 +6,22 @@ import (
 )
 
 const (
+	hotIdle      = 1.5  // of Options.HotShare: what makes a slice hot while all is well
 	copyShare    = 0.75 // of Options.HotShare: what each copy of a hot slice should have
 	maxTolerance = 0.08
 	noiseErrors  = 3.0   // standard errors of a replica's load that are put down to chance
 	settle       = 0.4   // of the tolerance: where moving stops
-	settleLate   = 0.8   // the same right after a leave
+	lateAbove    = 1.2   // of the tolerance: where moving begins right after replicas left
 	spaceWeight  = 0.1   // load that a replica with twice its share of the key space counts as having more
 	narrow       = 1.25  // of the nominal width of a slice: what costs little key space to copy
 	maxThin      = 4     // copies of a piece that finds no room, as a multiple of what it needs
+	roomTries    = 8     // replicas that are tried for a copy if capacities differ
 	joinSpace    = 0.7   // of its share of the key space: what a joiner should get at least
 	crowded      = 1.5   // slices, as a multiple of what is aimed at, from which cold ones merge
 	uncrowded    = 1.25  // the same, at which merging ends
 	sliver       = 0.125 // of the nominal width of a slice: what merging moves without need
 	mergeChurn   = 0.2   // of Options.Churn: what merging may use
 )
-
-// An orphan is a copy of a slice that nobody holds.
-type orphan struct {
-	seg    int32
-	share  float64 // load of this copy
-	action Action
-	reason Reason
-}
 
 // balance turns the previous assignment, with its loads, into the next.
 //
@@ -43,7 +37,7 @@ func (s *step) balance() {
 	s.top = 1 + tolerance
 	busy := s.hottest() > s.top
 	s.cutSlices(busy)
-	s.adopt()
+	s.adopt(busy)
 	s.weigh()
 	s.cool()
 	s.place()
@@ -56,17 +50,18 @@ func (s *step) balance() {
 	s.merge()
 }
 
-// level brings all replicas below the top, if they are not.
+// level moves load away from replicas that have too much. Right after replicas
+// came or went it moves no more than has to be: enough has moved already.
 func (s *step) level() {
-	if s.hottest() <= s.top {
+	above, stop := s.top, 1+settle*(s.top-1)
+	if s.late {
+		above, stop = 1+lateAbove*(s.top-1), s.top
+	}
+	if s.hottest() <= above {
 		return
 	}
 	s.list()
-	to := settle
-	if s.late {
-		to = settleLate // replicas came or went: move no more than has to be
-	}
-	s.shift(Overloaded, 1+to*(s.top-1), false)
+	s.shift(Overloaded, stop, false)
 	if s.opts.Bound > 1 && s.hottest() > s.opts.Bound {
 		s.shift(Overloaded, s.opts.Bound, true)
 	}
@@ -136,198 +131,6 @@ func (s *step) hottest() float64 {
 		}
 	}
 	return top
-}
-
-// copies returns how many holders a seg needs that cannot be cut any more.
-func (s *step) copies(load float64) int {
-	if load <= s.opts.HotShare*s.mean || s.mean <= 0 {
-		return 1
-	}
-	n := math.Ceil(load / (copyShare * s.opts.HotShare * s.mean))
-	return int(min(n, float64(s.active)))
-}
-
-// adopt takes out the holders that are gone and lists the copies that have to
-// be placed: of segs that nobody holds, and of hot ones with too few holders.
-func (s *step) adopt() {
-	s.orphans = s.orphans[:0]
-	s.want = grow(s.want, len(s.segs))
-	hot := s.opts.HotShare * s.mean
-	for i := range s.segs {
-		x := &s.segs[i]
-		had := len(x.holders)
-		n := 0
-		for _, h := range x.holders {
-			if int(h) < s.live {
-				x.holders[n] = h
-				n++
-			}
-		}
-		x.holders = x.holders[:n]
-		lost := had - n
-		if lost > 0 {
-			s.changed = true
-		}
-		need := 1
-		if x.load > hot {
-			need = s.copies(x.load)
-		}
-		o := orphan{seg: int32(i), action: Place, reason: Left}
-		switch {
-		case n == 0 && had == 0:
-			o.reason = Invalid
-		case n == 0:
-		case lost > 0 && x.load/float64(n)-x.load/float64(had) <= (s.top-1)*s.mean/4:
-			need = n // the others carry it
-		case lost > 0:
-			need = min(max(need, n), had)
-		case x.load/float64(n) > hot && need > n:
-			o.action, o.reason = Replicate, HotKey
-			// Each of need holders gets an equal part of the requests, so this
-			// is the share of keys that reach a new holder.
-			w := s.segWidth(i)
-			cost := w * float64(need-n) / float64(need)
-			if cost > s.budget {
-				need = n
-				continue
-			}
-			s.budget -= cost
-		default:
-			need = n
-		}
-		if o.reason == Left && need > n {
-			need = s.thin(i, need)
-		}
-		s.want[i] = int32(max(need, n))
-		o.share = x.load / float64(max(need, n))
-		for range need - n {
-			s.orphans = append(s.orphans, o)
-		}
-	}
-}
-
-// thin returns how many holders seg i, which lost some and should have need of
-// them, gets. Right after a leave all replicas are about full: a large piece
-// would push its new holder over the top, and that had to make room by giving
-// cold keys away, many of them. If the piece is narrow, some more copies of it
-// are cheaper.
-func (s *step) thin(i, need int) int {
-	small := (s.top - 1) * s.mean
-	if x := &s.segs[i]; x.load <= 2*small || s.segWidth(i)*float64(s.active*s.opts.SlicesPerReplica) > narrow {
-		return need
-	}
-	n := math.Ceil(s.segs[i].load / small)
-	return int(min(max(n, float64(need)), float64(maxThin*need), float64(s.active)))
-}
-
-// cool takes holders from segs that are not hot any more, the most loaded ones
-// first. It waits until half of them would do, so that a load that wavers does
-// not come and go.
-func (s *step) cool() {
-	for i := range s.segs {
-		x := &s.segs[i]
-		n := len(x.holders)
-		if n < 2 || x.fresh || int(s.want[i]) > n {
-			continue
-		}
-		// As for a slice that is just not hot: one holder for a whole share.
-		need := max(1, int(math.Ceil(x.load/(copyShare*s.opts.HotShare*s.mean))))
-		if s.mean <= 0 {
-			need = 1
-		}
-		if 2*need > n {
-			continue
-		}
-		for len(x.holders) > need {
-			n := float64(len(x.holders))
-			drop := 0
-			for k, h := range x.holders {
-				if s.rank(h) > s.rank(x.holders[drop]) {
-					drop = k
-				}
-			}
-			gone := x.holders[drop]
-			s.note(i, Change{Action: Dereplicate, Reason: Cooled, From: s.names[gone], FromUsed: s.used(gone), Parts: len(x.holders) - 1})
-			x.holders = slices.Delete(x.holders, drop, drop+1)
-			s.sum[gone] -= x.load / n
-			for _, h := range x.holders {
-				s.sum[h] += x.load/(n-1) - x.load/n
-			}
-		}
-		s.want[i] = int32(need)
-	}
-}
-
-// rank orders replicas by load, those that drain above all others.
-func (s *step) rank(r int32) float64 {
-	if s.target[r] > 0 {
-		return s.sum[r] / s.target[r]
-	}
-	return math.Inf(1)
-}
-
-// place gives every orphan to the coldest replica that does not hold it yet,
-// the biggest first.
-func (s *step) place() {
-	s.late = len(s.orphans) > 0
-	if !s.late {
-		return
-	}
-	slices.SortStableFunc(s.orphans, func(a, b orphan) int {
-		switch {
-		case a.share > b.share:
-			return -1
-		case a.share < b.share:
-			return 1
-		}
-		return 0
-	})
-	s.fillCold()
-	for left := s.orphans; len(left) > 0; {
-		// All copies of one seg at once: their holders are set aside meanwhile,
-		// since none may get two.
-		o, n := left[0], 1
-		for n < len(left) && left[n].seg == o.seg {
-			n++
-		}
-		left = left[n:]
-		s.placeCopies(o, n)
-	}
-}
-
-// placeCopies gives n copies of a seg to the coldest replicas without one.
-func (s *step) placeCopies(o orphan, n int) {
-	x := &s.segs[o.seg]
-	for _, h := range x.holders {
-		s.cold.remove(h)
-	}
-	if total := len(x.holders) + n; cap(x.holders) < total {
-		at := len(s.arena)
-		s.arena = append(s.arena, x.holders...)
-		s.arena = append(s.arena, make([]int32, n)...)
-		x.holders = s.arena[at : at+len(x.holders) : len(s.arena)]
-	}
-	w := s.segWidth(int(o.seg)) / float64(s.want[o.seg])
-	for range n {
-		r := s.cold.top()
-		if r < 0 {
-			break
-		}
-		c := Change{Action: o.action, Reason: o.reason, To: s.names[r], ToUsed: s.used(r)}
-		if len(x.holders) > 0 {
-			c.Parts = len(x.holders) + 1
-		}
-		s.note(int(o.seg), c)
-		s.cold.remove(r)
-		x.holders = append(x.holders, r)
-		s.sum[r] += o.share
-		s.space[r] += w
-	}
-	for _, r := range x.holders {
-		if s.capacity[r] > 0 {
-			s.cold.set(r, s.coldness(r))
-		}
-	}
 }
 
 // fillCold puts all active replicas into the heap of the coldest.
@@ -514,7 +317,7 @@ func (s *step) shift(reason Reason, stop float64, free bool) {
 		}
 		want := min(s.sum[from]-s.target[from], stop*s.target[to]-s.sum[to])
 		k := s.pick(from, to, want, free, false)
-		if k < 0 && !s.moved && s.opts.Churn > 0 {
+		if k < 0 && !s.moved && s.opts.Churn > 0 && s.budget >= s.opts.Churn {
 			// Slices wider than the whole budget must not stay for ever.
 			k = s.pick(from, to, want, true, false)
 		}
@@ -581,82 +384,4 @@ func (s *step) drain() bool {
 		}
 	}
 	return !first
-}
-
-// merge joins cold neighbours once there are too many slices, so that ranges
-// that were hot once do not stay cut for ever. The narrower one moves, if it is
-// a sliver; wider ones do only when there are very many slices. It waits while
-// there are more urgent moves.
-func (s *step) merge() {
-	aim := float64(s.opts.SlicesPerReplica * s.active)
-	if s.late || float64(len(s.segs)) <= crowded*aim {
-		return
-	}
-	m := merger{step: s, aim: aim, widest: sliver / aim, budget: min(s.budget, s.opts.Churn*mergeChurn)}
-	if float64(len(s.segs)) > maxGrowth*aim {
-		m.widest = 1
-	}
-	enough := int(uncrowded * aim)
-	grain := s.mean / float64(s.opts.SlicesPerReplica)
-	for _, limit := range [...]float64{grain / 16, grain / 4, grain / 2} {
-		m.limit = limit
-		out := s.segs[:1]
-		left := len(s.segs)
-		for i := 1; i < len(s.segs); i++ {
-			x := s.segs[i]
-			end := s.segEnd(i)
-			if left > enough && m.absorb(&out[len(out)-1], &x, end) {
-				left--
-			} else {
-				out = append(out, x)
-			}
-		}
-		s.segs = out
-		if left <= enough {
-			return
-		}
-	}
-}
-
-// A merger knows what may be merged.
-type merger struct {
-	*step
-	aim    float64 // slices there should be
-	limit  float64 // load of both
-	widest float64 // share of the key space that moves
-	budget float64 // left for all merging
-}
-
-// absorb merges x, which ends at end, into a, the slice before it, if both are
-// cold enough and it costs little.
-func (s *merger) absorb(a, x *seg, end uint64) bool {
-	wa, wx := width(a.start, x.start), width(x.start, end)
-	if a.load+x.load > s.limit || (wa+wx)*s.aim > 2 {
-		return false
-	}
-	keep := a.holders
-	if !slices.Equal(a.holders, x.holders) {
-		if len(a.holders) > 1 || len(x.holders) > 1 {
-			return false
-		}
-		cost, load, goes := wx, x.load, x.holders[0]
-		if wx > wa {
-			cost, load, goes, keep = wa, a.load, a.holders[0], x.holders
-		}
-		stay := keep[0]
-		if cost > s.budget || cost > s.widest || s.target[stay] <= 0 || s.sum[stay]+load > s.target[stay]*(1+settle*(s.top-1)) {
-			return false
-		}
-		s.budget -= cost
-		s.sum[goes] -= load
-		s.sum[stay] += load
-	}
-	if sum := a.load + x.load; sum > 0 {
-		a.evid = (a.evid*a.load + x.evid*x.load) / sum
-	}
-	a.load += x.load
-	a.holders = keep
-	a.why = s.hist.add(Change{Version: s.version, Action: Merge, Reason: Cooled, Start: a.start, End: end, To: s.names[keep[0]], ToUsed: s.used(keep[0]), Load: a.load})
-	s.changed = true
-	return true
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 )
 
-// A Publisher hands an assignment to everybody who calls the component. It may
-// be called for several components at once, never twice at once for the same.
-// If it fails it is called again, with this assignment or a newer one.
+// A Publisher hands an assignment to everybody who calls the component. It must
+// not modify it. It may be called for several components at once, never twice at
+// once for the same. If it fails it is called again, with this assignment or a
+// newer one.
 type Publisher interface {
 	PublishAssignment(ctx context.Context, component string, a *protos.Assignment) error
 }
@@ -25,7 +26,8 @@ type Publisher interface {
 // source must return soon after ctx is done.
 type Source func(ctx context.Context) (*protos.LoadReport, error)
 
-// A Member is a replica of a routed component.
+// A Member is a replica of a routed component. One that is named twice counts
+// once.
 type Member struct {
 	Addr     string  // as in assignments and in SetSource
 	Weight   float64 // capacity; 0 means 1
@@ -229,7 +231,7 @@ func (c *Controller) SetSource(addr string, src Source) {
 	c.sources[addr] = &source{ask: src}
 }
 
-// A Status is where a component stands.
+// A Status is where a component stands. Do not modify the assignment.
 type Status struct {
 	Assignment *protos.Assignment // the newest; nil before the first
 	Published  uint64             // version that the publisher took last

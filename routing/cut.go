@@ -8,12 +8,12 @@ import (
 
 const (
 	cutBusy    = 2.0 // grains above which a slice is cut while load has to move
-	cutIdle    = 5.0 // the same while all is well: cutting alone is no reason to publish
+	cutIdle    = 5.0 // of Options.HotShare: what each holder may have of a slice while all is well; cutting alone is hardly a reason to publish
 	maxGrowth  = 4   // slices per replica, as a multiple of Options.SlicesPerReplica
-	partQuanta = 4
-	keyQuanta  = 2.5
-	hotQuanta  = 5.5
-	blindCuts  = 16 // pieces of a range that nothing more is known about
+	partQuanta = 4   // of a report's splits in a part at least: the end of each is uncertain by about half of one
+	keyQuanta  = 2.5 // above which a split counts as one key
+	hotQuanta  = 5.5 // the same in a slice whose load has to move at once
+	blindCuts  = 16  // pieces of a range that nothing more is known about
 )
 
 // A part is a piece of a slice that is cut.
@@ -59,7 +59,7 @@ func (s *step) cutSlices(busy bool) {
 		room -= len(parts) - 1
 		why := s.note(i, Change{Action: Split, Reason: Coarse, Parts: len(parts)})
 		for k, p := range parts {
-			y := seg{start: p.start, load: p.load, evid: p.evid, holders: x.holders, why: why, fresh: true}
+			y := seg{start: p.start, load: p.load, evid: p.evid, holders: x.holders, why: why}
 			if k > 0 {
 				n := len(s.arena)
 				s.arena = append(s.arena, x.holders...)
@@ -114,7 +114,7 @@ func (s *step) partsOf(i int, grain float64, urgent bool) []part {
 	s.pieces(i, sum, grain, nominal, urgent)
 	// A hot key whose position is lost leaves one large piece again and again;
 	// cutting slivers off it ends when they are too small to matter.
-	largest, total := 0.0, 0.0
+	var largest, total float64
 	for _, p := range s.part {
 		largest = max(largest, p.load)
 		total += p.load
@@ -131,15 +131,14 @@ func (s *step) partsOf(i int, grain float64, urgent bool) []part {
 // The collector cuts its sorted sample of keys at n equidistant ranks. A key
 // that fills k ≥ 2 ranks gives one split of k quanta that starts at this key: so
 // it is known. On average half a quantum of the split before belongs to it, and
-// half a quantum of its own split to the keys behind it. Only the first split's
-// start is not a key: it is the slice's.
+// half a quantum of its own split to the keys behind it.
 func (s *step) pieces(i int, sum, grain, nominal float64, urgent bool) {
 	x, sl, end := &s.segs[i], s.obs.best[i], s.segEnd(i)
 	scale := x.load / sum
 	quantum := sum / float64(splitCount(sl, sum, s.obs.seconds[s.obs.bestBy[i]]))
-	size, clear := max(grain, partQuanta*quantum*scale), keyQuanta*quantum
+	size, key := max(grain, partQuanta*quantum*scale), keyQuanta*quantum
 	if urgent {
-		size, clear = x.load, hotQuanta*quantum
+		size, key = x.load, hotQuanta*quantum
 	}
 	// Keys that are not the start of a split lie between; without any, nothing
 	// is left of a split but its key.
@@ -164,7 +163,8 @@ func (s *step) pieces(i int, sum, grain, nominal float64, urgent bool) {
 			to = sl.Splits[k+1].Start
 		}
 		load := sp.Load * scale
-		single := k > 0 && sp.Load > clear && load >= grain
+		// The first split starts where the slice does: no key is known there.
+		single := k > 0 && sp.Load > key && load >= grain
 		if single && open.start < from && open.load > 0 {
 			open.load -= min(between*quantum*scale/2, open.load*3/4)
 		}
@@ -179,7 +179,7 @@ func (s *step) pieces(i int, sum, grain, nominal float64, urgent bool) {
 			}
 			continue
 		}
-		blind := !urgent && load > s.opts.HotShare*s.mean/2 && k > 0 && sp.Load <= clear
+		blind := !urgent && load > s.opts.HotShare*s.mean/2 && k > 0 && sp.Load <= key
 		if open.start < from && (blind || open.load > 0 && open.load+load > 1.25*size) {
 			emit(from)
 			open = part{start: from}

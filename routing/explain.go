@@ -14,7 +14,7 @@ const (
 	Split                         // cut into Parts slices
 	Merge                         // joined with the slice before it
 	Replicate                     // To holds it as well
-	Dereplicate                   // From holds it no longer, others do
+	Dereplicate                   // From, and perhaps others of the most loaded, hold it no longer
 	Repair                        // the previous assignment was invalid here
 )
 

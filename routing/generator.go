@@ -30,7 +30,8 @@ type Options struct {
 	Churn float64
 
 	// HotShare is the load, as a fraction of a replica's share, above which a
-	// slice that cannot be cut is given to more replicas. Zero means 0.1.
+	// slice that cannot be cut is given to more replicas. Zero means 0.1, or two
+	// and a half slices of usual size if that is more.
 	HotShare float64
 
 	// Bound, if above 1, turns on bounded-load mode: moves that bring a replica
@@ -62,7 +63,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Churn = 0.1
 	}
 	if o.HotShare == 0 {
-		o.HotShare = 0.1
+		o.HotShare = max(0.1, 2.5/float64(o.SlicesPerReplica))
 	}
 	return o, nil
 }
@@ -199,22 +200,28 @@ func (g *Generator) Generate(prev *protos.Assignment, replicas []string, loads m
 	return s.build(), nil
 }
 
-// start makes the first assignment.
+// start makes the first assignment: the equal split, or one like it that heeds
+// capacities.
 func (g *Generator) start(s *step) *protos.Assignment {
-	names := s.names[:s.live]
-	active := make([]string, 0, len(names))
-	for i, n := range names {
-		if s.capacity[i] > 0 {
-			active = append(active, n)
-		}
-	}
-	a := EqualSplit(active, g.opts.SlicesPerReplica)
-	a.Version = s.version
+	n := s.active * g.opts.SlicesPerReplica
+	b := newAssignment(s.version, n, n)
 	g.hist.reset()
 	g.mem.reset()
 	why := g.hist.add(Change{Version: s.version, Action: Place, Reason: Started, End: keySpaceEnd})
-	for _, x := range a.Slices {
-		g.mem.add(x.Start, 0, 0, why)
+	// Each slice goes to the replica that is served least with it. With equal
+	// capacities that is one after the other.
+	s.cold.reset(len(s.names))
+	for r, c := range s.capacity {
+		if c > 0 {
+			s.cold.set(int32(r), 1/c)
+		}
 	}
-	return a
+	for i := range n {
+		r := s.cold.top()
+		s.cold.set(r, s.cold.key[r]+1/s.capacity[r])
+		start := mulDiv64(uint64(i), uint64(n))
+		b.add(start, s.names[r])
+		g.mem.add(start, 0, 0, why)
+	}
+	return b.Assignment
 }

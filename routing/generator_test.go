@@ -50,8 +50,8 @@ func assignment(version uint64, replicas ...string) *protos.Assignment {
 	return a
 }
 
-// even reports rate for every slice of a to each of its holders, with no sizes
-// and splits.
+// even reports the rate of every slice of a, in equal parts by its holders, with
+// no sizes and splits.
 func even(a *protos.Assignment, rate func(slice int) float64) loads {
 	l := loads{}
 	for i, s := range a.Slices {
@@ -59,11 +59,12 @@ func even(a *protos.Assignment, rate func(slice int) float64) loads {
 		if i+1 < len(a.Slices) {
 			end = a.Slices[i+1].Start
 		}
+		x := rate(i)
 		for _, r := range s.Replicas {
 			if l[r] == nil {
 				l[r] = &protos.LoadReport_ComponentLoad{Version: a.Version}
 			}
-			if x := rate(i); x > 0 {
+			if x > 0 {
 				l[r].Load = append(l[r].Load, &protos.LoadReport_SliceLoad{Start: s.Start, End: end, Load: x / float64(len(s.Replicas))})
 			}
 		}
@@ -218,13 +219,26 @@ func TestWeights(t *testing.T) {
 	g := newGenerator(t, routing.Options{Churn: 1})
 	g.SetWeights(map[string]float64{"b": 3, "c": -1, "d": math.NaN()})
 	replicas := []string{"a", "b", "c", "d"}
+	want := map[string]float64{"a": 1. / 6, "b": 3. / 6, "c": 1. / 6, "d": 1. / 6}
 	a := generate(t, g, nil, replicas, nil)
+	if b := generate(t, g, a, replicas, nil); b != a {
+		t.Errorf("not heeded at the start: %v", g.Explain())
+	}
+	// They change, and change back.
+	g.SetWeights(nil)
+	for range 5 {
+		a = generate(t, g, a, replicas, even(a, func(int) float64 { return 1 }))
+	}
+	if n := held(a, "b"); n > 52 {
+		t.Errorf("b holds %d of %d at weight 1", n, len(a.Slices))
+	}
+	g.SetWeights(map[string]float64{"b": 3})
 	for range 5 {
 		a = generate(t, g, a, replicas, even(a, func(int) float64 { return 1 }))
 	}
 	n := float64(len(a.Slices))
-	for r, want := range map[string]float64{"a": 1. / 6, "b": 3. / 6, "c": 1. / 6, "d": 1. / 6} {
-		if got := float64(held(a, r)) / n; math.Abs(got-want) > 0.05*want {
+	for r, want := range want {
+		if got := float64(held(a, r)) / n; math.Abs(got-want) > 0.06*want {
 			t.Errorf("%s holds %.3f, want %.3f", r, got, want)
 		}
 	}
@@ -321,6 +335,47 @@ func TestStaleReport(t *testing.T) {
 	}
 }
 
+// TestStaleReportOfReplicatedSlice: those who held it together are summed up,
+// whoever holds it now; a current report counts alone.
+func TestStaleReportOfReplicatedSlice(t *testing.T) {
+	old := assignment(1, "a,b", "a,b", "a", "b")
+	prev := assignment(2, "a", "a,b", "a", "b")
+	g := newGenerator(t, routing.Options{SlicesPerReplica: 2, HotShare: 10})
+	generate(t, g, prev, []string{"a", "b"}, even(old, func(i int) float64 { return 10 }))
+	for i, s := range g.State().Slices {
+		if math.Abs(s.Load-10) > 1e-6 {
+			t.Errorf("slice %d: load %v", i, s.Load)
+		}
+	}
+	g = newGenerator(t, routing.Options{SlicesPerReplica: 2, HotShare: 10})
+	l := even(old, func(i int) float64 { return 10 })
+	l["a"] = even(prev, func(i int) float64 { return 10 })["a"]
+	generate(t, g, prev, []string{"a", "b"}, l)
+	for i, s := range g.State().Slices {
+		if math.Abs(s.Load-10) > 1e-6 {
+			t.Errorf("a is current: slice %d: load %v", i, s.Load)
+		}
+	}
+}
+
+// TestReportOutOfOrder: entries in any order, and twice, with unknown ones in
+// between, are counted once each.
+func TestReportOutOfOrder(t *testing.T) {
+	prev := assignment(1, "a", "b", "a", "b", "a", "a")
+	l := even(prev, func(i int) float64 { return float64(10 + i) })
+	a := l["a"].Load
+	a = append(a, &protos.LoadReport_SliceLoad{Start: math.MaxUint64 - 5, End: math.MaxUint64, Load: 1e9, Size: 9}, a[1], a[0])
+	slices.Reverse(a)
+	l["a"].Load = a
+	g := newGenerator(t, routing.Options{SlicesPerReplica: 3, HotShare: 10, Tolerance: 10})
+	generate(t, g, prev, []string{"a", "b"}, l)
+	for i, s := range g.State().Slices {
+		if math.Abs(s.Load-float64(10+i)) > 1e-6 {
+			t.Errorf("slice %d: load %v", i, s.Load)
+		}
+	}
+}
+
 // TestMemory: a slice without a report keeps its load, over a restart too; one
 // whose holder reports others has few requests, not none.
 func TestMemory(t *testing.T) {
@@ -377,12 +432,12 @@ func TestCoarseAssignmentGetsFiner(t *testing.T) {
 // TestShrinking: slices do not stay as many as for all the replicas there were.
 func TestShrinking(t *testing.T) {
 	rng := rand.New(rand.NewPCG(8, 8))
-	c := newCluster(uniform(20_000, rng), 60, 60_000, rng)
+	c := newCluster(uniform(5_000, rng), 30, 60_000, rng)
 	c.observe()
 	c.replicas = c.replicas[:3]
-	for range 60 {
+	for range 50 {
 		prev := c.a
-		c.step(c.report(c.a, 3e7, 10, rng))
+		c.step(c.report(c.a, 3e5, 10, rng))
 		if d := routing.Diff(prev, c.a, routing.State{}); d.KeySpace > 0.1 && prev.Version > 3 {
 			t.Fatalf("moved %v", d)
 		}

@@ -38,12 +38,17 @@ const (
 
 // observations are what the reports of one step say about each seg.
 type observations struct {
-	sum    []float64 // load, summed over those who reported
-	cover  []float64 // how many reported it; parts of a seg count in part
-	window []float64 // seconds, summed like cover
+	sum    []float64 // load, summed over the holders who reported
+	cover  []float64 // how many did
+	window []float64 // seconds, summed over them
+	by     []int32   // the last that did, plus one
 	forget []bool    // what is remembered is out of date
 	best   []*protos.LoadReport_SliceLoad
 	bestBy []int32 // who reported best
+
+	// The same from reports about other versions; who covers a part of a seg
+	// counts in part.
+	stale, staleCover, staleWindow []float64
 
 	reports []*protos.LoadReport_ComponentLoad // by replica
 	seconds []float64                          // window of the report
@@ -54,6 +59,10 @@ func (o *observations) reset(segs, replicas int) {
 	o.sum = grow(o.sum, segs)
 	o.cover = grow(o.cover, segs)
 	o.window = grow(o.window, segs)
+	o.by = grow(o.by, segs)
+	o.stale = grow(o.stale, segs)
+	o.staleCover = grow(o.staleCover, segs)
+	o.staleWindow = grow(o.staleWindow, segs)
 	o.forget = grow(o.forget, segs)
 	o.best = grow(o.best, segs)
 	o.bestBy = grow(o.bestBy, segs)
@@ -196,8 +205,8 @@ func median(xs []float64) float64 {
 func valid(x float64) bool { return x >= 0 && !math.IsInf(x, 1) }
 
 // count takes in a report about the previous assignment. Slices of the replica
-// that it leaves out had no requests; slices that it does not hold, or of
-// another extent, are ignored.
+// that it leaves out had no requests. Slices that it does not hold, or of
+// another extent, are ignored, as are those that come twice.
 func (s *step) count(r int32, rep *protos.LoadReport_ComponentLoad) {
 	o := &s.obs
 	own := s.held.of(r)
@@ -205,42 +214,41 @@ func (s *step) count(r int32, rep *protos.LoadReport_ComponentLoad) {
 		o.cover[i]++
 	}
 	var w span
-	defer func() { o.seconds[r] = w.done() }()
-	j := 0
+	j := 0 // the collector's slices are in order, so the next is the likely one
 	for _, sl := range rep.Load {
 		if sl == nil {
 			continue
 		}
-		w.add(sl)
-		if j > 0 && sl.Start <= s.segs[own[j-1]].start {
-			continue // out of order, or twice
-		}
-		for j < len(own) && s.segs[own[j]].start < sl.Start {
-			j++
-		}
-		if j == len(own) {
-			return
+		if j == len(own) || s.segs[own[j]].start != sl.Start {
+			// Some had no requests, or it is unknown, or not in order after all.
+			j = sort.Search(len(own), func(k int) bool { return s.segs[own[k]].start >= sl.Start })
+			if j == len(own) || s.segs[own[j]].start != sl.Start {
+				continue
+			}
 		}
 		i := own[j]
-		if s.segs[i].start != sl.Start || s.segEnd(int(i)) != sl.End {
+		j++
+		if s.segEnd(int(i)) != sl.End || o.by[i] == r+1 {
 			continue
 		}
-		j++
+		o.by[i] = r + 1
 		if !valid(sl.Load) {
 			o.cover[i]--
 			continue
 		}
+		w.add(sl)
 		o.sum[i] += min(sl.Load, maxLoad)
 		o.now[r] += min(sl.Load, maxLoad)
 		if b := o.best[i]; b == nil || sl.Load > b.Load {
 			o.best[i], o.bestBy[i] = sl, r
 		}
 	}
+	o.seconds[r] = w.done()
 }
 
 // project spreads a report about another version over segs by position. It
-// counts for less, and says nothing about slices that it leaves out. Ranges
-// that overlap an earlier one are ignored.
+// counts for less, and only where there is no current one; it says nothing about
+// slices that it leaves out. Ranges that overlap an earlier one are ignored.
 func (s *step) project(r int32, rep *protos.LoadReport_ComponentLoad) {
 	o := &s.obs
 	var at uint64
@@ -287,9 +295,9 @@ func (s *step) spread(i *int, from, to uint64, load, seconds float64) {
 		end := min(to, s.segEnd(*i))
 		w := width(from, end)
 		part := w / s.segWidth(*i)
-		o.sum[*i] += load * w / all
-		o.cover[*i] += part
-		o.window[*i] += staleTrust * seconds * part
+		o.stale[*i] += load * w / all
+		o.staleCover[*i] += part
+		o.staleWindow[*i] += staleTrust * seconds * part
 		from = end
 	}
 }
@@ -315,19 +323,21 @@ func splitSum(sl *protos.LoadReport_SliceLoad) (float64, bool) {
 	return sum, sum > 0
 }
 
-// rate returns the load of seg i that was observed, scaled to all its holders,
-// and the evidence for it. What no holder reported is taken from memory.
+// rate returns the load of seg i that was observed and the evidence for it, 0 if
+// there is none.
 func (s *step) rate(i int) (load, evid float64) {
 	o, x := &s.obs, &s.segs[i]
-	h := float64(max(len(x.holders), 1))
-	c := o.cover[i]
-	load = o.sum[i]
-	if c >= 1 {
-		load *= h / c
-	} else {
-		load = (load + (1-c)*x.load/h) * h
+	if c := o.cover[i]; c > 0 {
+		// Holders share requests evenly: those who did not report had as many.
+		h := float64(len(x.holders))
+		return o.sum[i] * h / c, o.window[i] / h
 	}
-	return load, o.window[i] / h
+	if c := o.staleCover[i]; c > 0 {
+		// Several who held the same keys then held them together. Who holds
+		// them now does not matter.
+		return o.stale[i] + max(0, 1-c)*x.load, o.staleWindow[i] / max(1, c)
+	}
+	return 0, 0
 }
 
 // drift scales memory by how much the overall rate changed, so that slices
@@ -338,7 +348,7 @@ func (s *step) drift() {
 	stride := len(s.segs)/driftSample + 1
 	for i := 0; i < len(s.segs); i += stride {
 		x := &s.segs[i]
-		if s.obs.cover[i] > 0.99 && x.load*x.evid >= driftCount {
+		if s.obs.cover[i] > 0 && x.load*x.evid >= driftCount {
 			load, _ := s.rate(i)
 			t = append(t, load/x.load)
 		}
@@ -389,10 +399,11 @@ func (s *step) pool() {
 	for i := range s.segs {
 		x := &s.segs[i]
 		x.evid *= fading
-		if o.cover[i] < 0.01 || o.window[i] <= 0 {
+		load, evid := s.rate(i)
+		if evid <= 0 {
 			continue
 		}
-		load, evid := s.rate(i)
+		x.seen = true
 		if x.evid <= minEvid || o.forget[i] {
 			x.load, x.evid = load, evid
 			continue

@@ -150,6 +150,18 @@ func (l *law) report(a *protos.Assignment, n, seconds float64, rng *rand.Rand) m
 	return reports
 }
 
+// expect reports the rates that are expected, without chance and without splits.
+func (l *law) expect(a *protos.Assignment, rate float64) map[string]*protos.LoadReport_ComponentLoad {
+	k := 0
+	return even(a, func(i int) float64 {
+		sum := 0.0
+		for ; k < len(l.pos) && (i+1 == len(a.Slices) || l.pos[k] < a.Slices[i+1].Start); k++ {
+			sum += l.p[k]
+		}
+		return rate * sum
+	})
+}
+
 // collect is the weavelet's collector (loadCollector in
 // weaver/internal/weaver/load.go): a rate, a sketch of the number of keys, and
 // up to 20 splits from a sample of 1000 requests. It leaves out slices without
@@ -215,10 +227,12 @@ func poisson(mean float64, rng *rand.Rand) int {
 	if mean > 50 {
 		return max(0, int(math.Round(mean+math.Sqrt(mean)*rng.NormFloat64())))
 	}
-	limit, p, n := math.Exp(-mean), rng.Float64(), 0
-	for p > limit {
-		p *= rng.Float64()
+	// Inversion: one random number.
+	p := math.Exp(-mean)
+	n, u := 0, rng.Float64()
+	for sum := p; u > sum && n < 200; sum += p {
 		n++
+		p *= mean / float64(n)
 	}
 	return n
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,11 +28,26 @@ type setting struct {
 
 func (s setting) String() string { return fmt.Sprintf("replicas=%d", s.replicas) }
 
-// settings returns what every simulation runs on. The seeds are not chosen:
-// SIM_SEEDS in the environment of a longer run adds more of them.
+// settings returns what every simulation runs on. SIM=long in the environment
+// is for the published figures: more seeds, keys and rates.
 func settings() []setting {
-	return []setting{{3, 30_000, 10_000}, {10, 100_000, 10_000}, {100, 100_000, 10_000}}
+	if !long() {
+		return []setting{{3, 5_000, 10_000}, {10, 20_000, 10_000}, {100, 50_000, 10_000}}
+	}
+	return []setting{
+		{3, 10_000, 10_000}, {3, 300_000, 10_000}, {3, 100_000, 50_000},
+		{10, 20_000, 10_000}, {10, 300_000, 10_000}, {10, 100_000, 50_000},
+		{100, 100_000, 10_000}, {100, 1_000_000, 10_000}, {100, 100_000, 30_000},
+	}
 }
+
+// seedBase is SIM_SEED from the environment, for runs on other random numbers.
+func seedBase() uint64 {
+	n, _ := strconv.ParseUint(os.Getenv("SIM_SEED"), 10, 64)
+	return n << 32
+}
+
+func long() bool { return os.Getenv("SIM") == "long" }
 
 // results collects a figure over laws, settings and seeds.
 type results map[string][]float64
@@ -64,11 +81,12 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 // forEach runs f for every law, setting and seed, each with its own source of
 // random numbers.
 func forEach(t *testing.T, laws []func(int, *rand.Rand) *law, f func(t *testing.T, r results, c *cluster, what string)) {
+	t.Parallel()
 	r := results{}
 	for i, mk := range laws {
 		for j, s := range settings() {
 			for seed := range seeds(s) {
-				rng := rand.New(rand.NewPCG(uint64(100*i+j), uint64(seed)))
+				rng := rand.New(rand.NewPCG(uint64(100*i+j), seedBase()+uint64(seed)))
 				l := mk(s.keys, rng)
 				c := newCluster(l, s.replicas, s.requests*float64(s.replicas), rng)
 				f(t, r, c, fmt.Sprintf("%s, %d replicas", l.name, s.replicas))
@@ -79,7 +97,7 @@ func forEach(t *testing.T, laws []func(int, *rand.Rand) *law, f func(t *testing.
 }
 
 func seeds(s setting) int {
-	if s.replicas < 100 {
+	if long() {
 		return 3
 	}
 	return 1
@@ -89,6 +107,7 @@ func seeds(s setting) int {
 // no change any more.
 func TestStaticLaws(t *testing.T) {
 	forEach(t, staticLaws, func(t *testing.T, r results, c *cluster, what string) {
+		r.add(t, what+": baseline, the equal split", c.ratio(), math.Inf(1))
 		c.observe()
 		r.add(t, what+": after 1 report", c.ratio(), 1.10)
 		c.observe()
@@ -104,23 +123,25 @@ func TestSteadyState(t *testing.T) {
 			c.observe()
 		}
 		moved := 0.0
+		version := c.a.Version
 		for range 5 {
 			prev := c.a
 			c.observe()
 			moved += routing.Diff(prev, c.a, routing.State{}).KeySpace
 		}
 		r.add(t, what+": key space moved in 5 reports", moved, 0.02)
-		// Expected rates, without chance.
-		report := c.report(c.a, 1e5*c.requests, 10, c.rng)
+		r.add(t, what+": new versions in 5 reports", float64(c.a.Version-version), 5)
+		holders := 0
+		for _, s := range c.a.Slices {
+			holders += len(s.Replicas)
+		}
+		r.add(t, what+": holders per slice", float64(holders)/float64(len(c.a.Slices)), 2)
 		for range 3 {
-			c.step(report)
-			if report[c.replicas[0]].Version != c.a.Version {
-				report = c.report(c.a, 1e5*c.requests, 10, c.rng)
-			}
+			c.step(c.expect(c.a, c.requests/10))
 		}
 		prev := c.a
 		for range 5 {
-			c.step(report)
+			c.step(c.expect(c.a, c.requests/10))
 			if c.a != prev {
 				t.Errorf("%s: version %d → %d without a reason: %v", what, prev.Version, c.a.Version, c.gen.Explain())
 			}
@@ -131,12 +152,21 @@ func TestSteadyState(t *testing.T) {
 // TestThousandReplicas is the hardest case: a key may be as hot as 90 replicas.
 func TestThousandReplicas(t *testing.T) {
 	r := results{}
-	rng := rand.New(rand.NewPCG(1000, 1))
-	c := newCluster(zipf(1.01)(100_000, rng), 1000, 3e6, rng)
-	c.observe()
-	r.add(t, "zipf 1.01, 1000 replicas: after 1 report", c.ratio(), 1.15)
-	c.observe()
-	r.add(t, "zipf 1.01, 1000 replicas: after 2 reports", c.ratio(), 1.10)
+	requests, seeds := []float64{3000}, 1
+	if long() {
+		requests, seeds = []float64{1000, 3000, 10_000}, 3
+	}
+	for _, n := range requests {
+		for seed := range seeds {
+			rng := rand.New(rand.NewPCG(1000, seedBase()+uint64(seed)))
+			c := newCluster(zipf(1.01)(100_000, rng), 1000, 1000*n, rng)
+			what := fmt.Sprintf("zipf 1.01, 1000 replicas, %.0f requests each: ", n)
+			c.observe()
+			r.add(t, what+"after 1 report", c.ratio(), 1.15)
+			c.observe()
+			r.add(t, what+"after 2 reports", c.ratio(), 1.10)
+		}
+	}
 	r.log(t)
 }
 
@@ -158,17 +188,21 @@ func TestHotRangeJumps(t *testing.T) {
 	})
 }
 
-// TestDiurnal: the overall rate goes up and down by 60 % in the course of a day
-// of 48 reports, and every key by 30 % at its own time.
+// TestDiurnal: in the course of a day the overall rate goes up and down by 60 %,
+// and every key's by 30 % at its own time.
 func TestDiurnal(t *testing.T) {
-	forEach(t, []func(int, *rand.Rand) *law{uniform, zipf(1.01)}, func(t *testing.T, r results, c *cluster, what string) {
+	forEach(t, staticLaws[:2], func(t *testing.T, r results, c *cluster, what string) {
 		base := slices.Clone(c.p)
 		phase := make([]float64, len(base))
 		for i := range phase {
 			phase[i] = 2 * math.Pi * c.rng.Float64()
 		}
-		for i := range 48 {
-			now := float64(i) / 48 * 2 * math.Pi
+		day := 24
+		if long() {
+			day = 48
+		}
+		for i := range day {
+			now := float64(i) / float64(day) * 2 * math.Pi
 			sum := 0.0
 			for k := range c.p {
 				c.p[k] = base[k] * (1 + 0.3*math.Sin(now+phase[k]))

@@ -44,6 +44,14 @@ func (m *memory) reset() {
 	m.start, m.load, m.evid, m.why = m.start[:0], m.load[:0], m.evid[:0], m.why[:0]
 }
 
+// grow makes room for n slices more.
+func (m *memory) grow(n int) {
+	m.start = slices.Grow(m.start, n)
+	m.load = slices.Grow(m.load, n)
+	m.evid = slices.Grow(m.evid, n)
+	m.why = slices.Grow(m.why, n)
+}
+
 func (m *memory) add(start uint64, load, evid float64, why int32) {
 	m.start = append(m.start, start)
 	m.load = append(m.load, load)
@@ -55,6 +63,7 @@ func (m *memory) add(start uint64, load, evid float64, why int32) {
 // and loads that are not finite or negative.
 func (m *memory) restore(s State) {
 	m.reset()
+	m.grow(len(s.Slices))
 	for _, x := range s.Slices {
 		if n := len(m.start); n > 0 && x.Start <= m.start[n-1] || x.Start == math.MaxUint64 {
 			continue

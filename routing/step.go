@@ -14,7 +14,7 @@ type seg struct {
 	evid    float64 // seconds of observation behind load; 0: a guess
 	holders []int32 // replicas, by number; below step.live they are alive
 	why     int32   // last change, in the history
-	fresh   bool    // cut in this step: the load is an estimate from splits
+	seen    bool    // load was reported in this step, for this very seg
 }
 
 // A step is the work of one call of Generate. All of its slices are scratch
@@ -34,6 +34,7 @@ type step struct {
 	active   int       // live and not draining
 	capacity []float64 // weight; 0 if draining or gone
 	capSum   float64
+	weighted bool      // capacities of active replicas differ
 	joined   []bool    // live and held nothing
 	sum      []float64 // load
 	space    []float64 // share of the key space
@@ -42,13 +43,14 @@ type step struct {
 	segs    []seg
 	spare   []seg   // the other buffer for segs
 	arena   []int32 // backs holders
+	guess   []int32 // the holders in the order of the last assignment that was read
 	held    csr     // replica → segs
 	total   float64
 	mean    float64 // share of an average active replica
 	noise   float64 // standard error of a replica's load, as a fraction of mean
 	top     float64 // load above which a replica has too much, 1 being its share
 	orphans []orphan
-	late    bool // copies had to be placed: replicas left, or keys became hot
+	late    bool // replicas left, or drain
 	moved   bool // a slice went from one replica to another
 	budget  float64
 
@@ -58,6 +60,7 @@ type step struct {
 	want []int32   // holders each seg is to have
 	cls  []int16   // density class of each seg
 	tmp  []float64 // for medians
+	skip []int32   // replicas set aside
 	part []part
 }
 
@@ -76,31 +79,27 @@ func (s *step) begin(g *Generator, prev *protos.Assignment, replicas []string) {
 	if s.index == nil {
 		s.index = make(map[string]int32, s.live)
 	}
+	// If all replicas drain, none does.
+	all := true
+	for _, r := range s.names {
+		all = all && g.draining[r]
+	}
 	s.capacity = s.capacity[:0]
-	s.active, s.capSum = 0, 0
+	s.active, s.capSum, s.weighted = 0, 0, false
 	for i, r := range s.names {
 		s.index[r] = int32(i)
 		w := 1.0
 		if x, ok := g.weights[r]; ok {
 			w = x
 		}
-		if g.draining[r] {
+		if g.draining[r] && !all {
 			w = 0
 		} else {
+			s.weighted = s.weighted || s.active > 0 && w != s.capSum/float64(s.active)
 			s.active++
 			s.capSum += w
 		}
 		s.capacity = append(s.capacity, w)
-	}
-	if s.active == 0 {
-		for i, r := range s.names {
-			s.capacity[i] = 1
-			if x, ok := g.weights[r]; ok {
-				s.capacity[i] = x
-			}
-			s.active++
-			s.capSum += s.capacity[i]
-		}
 	}
 }
 
@@ -127,14 +126,12 @@ func (s *step) number(name string) int32 {
 // parse reads prev into segs, repairing what is invalid. Holders that are gone
 // stay listed until place.
 func (s *step) parse(prev *protos.Assignment) {
-	s.segs = s.segs[:0]
-	s.arena = s.arena[:0]
+	n := len(prev.Slices)
+	s.segs = slices.Grow(s.segs[:0], n)
+	s.arena = slices.Grow(s.arena[:0], 2*n)
+	s.guess = slices.Grow(s.guess, max(2*n-len(s.guess), 0))
 	sorted := true
 	broken := false // a rule is broken, to be said and mended
-	// Neighbours often share a holder, and the strings then share their bytes,
-	// which makes them quick to compare.
-	var lastName string
-	lastNum := int32(-1)
 	for _, p := range prev.Slices {
 		if p == nil || p.Start == keySpaceEnd {
 			broken = true
@@ -149,10 +146,18 @@ func (s *step) parse(prev *protos.Assignment) {
 				broken = true
 				continue
 			}
-			if lastNum < 0 || r != lastName {
-				lastName, lastNum = r, s.number(r)
+			// Most likely it is who was there last time. Equal strings mostly
+			// share their bytes, which makes that quicker to see than in a map.
+			at := len(s.arena)
+			if at == len(s.guess) {
+				s.guess = append(s.guess, -1)
 			}
-			s.arena = append(s.arena, lastNum)
+			num := s.guess[at]
+			if num < 0 || int(num) >= len(s.names) || s.names[num] != r {
+				num = s.number(r)
+				s.guess[at] = num
+			}
+			s.arena = append(s.arena, num)
 		}
 		n := len(s.arena)
 		if n-from > 1 {
@@ -193,7 +198,7 @@ func (s *step) parse(prev *protos.Assignment) {
 		s.segs[0].start = 0
 	}
 	s.broken = broken
-	n := len(s.names)
+	n = len(s.names)
 	s.sum = grow(s.sum, n)
 	s.target = grow(s.target, n)
 	s.joined = grow(s.joined, n)
@@ -244,6 +249,7 @@ func (s *step) remember(m *memory) {
 // save keeps the loads for the next step.
 func (s *step) save(m *memory) {
 	m.reset()
+	m.grow(len(s.segs))
 	for i := range s.segs {
 		x := &s.segs[i]
 		m.add(x.start, x.load, x.evid, x.why)

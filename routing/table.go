@@ -3,13 +3,14 @@ package routing
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 )
 
 // A Table is an immutable index over an assignment: which replicas hold a key.
-// It may be used by any number of goroutines. It shares the lists of replicas
-// with the assignment, which must not be changed any more.
+// It may be used by any number of goroutines. It shares the slices of the
+// assignment, which must not be changed any more.
 //
 // The index is a trie over the bits of the key. Each node is a radix table
 // about as large as the number of slices below it, scaled to the range these
@@ -24,8 +25,8 @@ type Table struct {
 
 // A slot is a slice.
 type slot struct {
-	start    uint64
-	replicas []string
+	start uint64
+	slice *protos.Assignment_Slice
 }
 
 // A tableNode covers the starts of some slices; entry (key-base)>>shift of its
@@ -64,11 +65,15 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 		} else {
 			ok = s.Start > t.slots[i-1].start
 		}
-		t.slots[i] = slot{s.Start, s.Replicas}
+		t.slots[i] = slot{s.Start, s}
 		for _, r := range s.Replicas {
 			ok = ok && r != ""
 		}
-		if len(s.Replicas) > 1 {
+		switch len(s.Replicas) {
+		case 1:
+		case 2:
+			ok = ok && s.Replicas[0] != s.Replicas[1]
+		default:
 			ok = ok && !hasDuplicate(s.Replicas)
 		}
 	}
@@ -82,7 +87,7 @@ func NewTable(a *protos.Assignment) (*Table, error) {
 		t.slots[n+i].start = keySpaceEnd
 	}
 	t.nodes = make([]tableNode, 0, 1+n/16)
-	t.entries = make([]uint32, 0, 4*n+8)
+	t.entries = make([]uint32, 0, 3*n+8)
 	t.build(0, n-1)
 	return t, nil
 }
@@ -101,8 +106,8 @@ func (t *Table) build(lo, hi int) uint32 {
 	size := int(span>>shift) + 1
 	id, off := len(t.nodes), len(t.entries)
 	t.nodes = append(t.nodes, tableNode{base: base, off: uint32(off), size: uint32(size), lo: uint32(max(lo-1, 0)), shift: uint8(shift)})
-	t.entries = append(t.entries, make([]uint32, size)...)
-	entries := t.entries[off : off+size]
+	t.entries = slices.Grow(t.entries, size)[:off+size] // all are written below
+	entries := t.entries[off:]
 	next := 0 // entries before it are filled
 	for i := lo; i <= hi; {
 		// The starts i..j-1 fall into entry e; those before it lead to the slice
@@ -120,7 +125,7 @@ func (t *Table) build(lo, hi int) uint32 {
 		switch {
 		case j-i > perEntry && shift > 0:
 			v := nodeFlag | t.build(i, j-1)
-			entries = t.entries[off : off+size] // may have moved
+			entries = t.entries[off : off+size] // they may have moved
 			entries[e] = v
 		case t.slots[i].start-base == uint64(e)<<shift:
 			entries[e] = uint32(i)
@@ -151,7 +156,7 @@ func (t *Table) Lookup(key uint64) []string {
 	if i < 0 {
 		return nil
 	}
-	return t.slots[i].replicas
+	return t.slots[i].slice.Replicas
 }
 
 // Find returns the number of the slice that contains key, or -1.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -60,7 +61,7 @@ func deploy(c config) error {
 
 	screen := newScreen(os.Stdout, os.Stderr)
 	defer screen.close()
-	app, clean, err := load(c, screen)
+	app, clean, err := load(c, screen, signals)
 	if err != nil {
 		return err
 	}
@@ -81,16 +82,18 @@ func deploy(c config) error {
 	defer logs.Close()
 	shown := screen.printer(c.level)
 	var d *envelopekit.Deployment
-	var assigner *routing.Controller
+	var assigner assigner
 	opts := envelopekit.Options{
 		Placement: c.placement,
 		Replicas:  c.replicas,
 		Prestart:  true,
 		Export:    exporter(sec.Listeners),
-		Members:   func(component string, replicas []string) { setMembers(assigner, d, component, replicas) },
+		Members:   assigner.setMembers,
 		Log: func(e *protos.LogEntry) {
 			shown(e)
-			logs.Write(e)
+			if c.level <= slog.LevelDebug || !logging.IsSystemGenerated(e) {
+				logs.Write(e)
+			}
 		},
 	}
 	if c.mtls || sec.MTLS {
@@ -101,7 +104,8 @@ func deploy(c config) error {
 	if d, err = envelopekit.New(app, opts); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	if assigner, err = routing.NewController(d, routing.ControllerOptions{}); err != nil {
+	assigner.d = d
+	if assigner.Controller, err = routing.NewController(d, routing.ControllerOptions{}); err != nil {
 		return err
 	}
 
@@ -152,17 +156,31 @@ func deploy(c config) error {
 	}
 }
 
-// setMembers tells the controller of assignments which replicas a component
-// has, and where to ask for their load.
-func setMembers(assigner *routing.Controller, d *envelopekit.Deployment, component string, replicas []string) {
+// An assigner makes the assignments of routed components from their load.
+type assigner struct {
+	*routing.Controller
+	d       *envelopekit.Deployment
+	sources sync.Map // of all replicas of routed components, by component: []string
+}
+
+// setMembers tells the controller which replicas a component has, and where to
+// ask for their load.
+func (a *assigner) setMembers(component string, replicas []string) {
+	before, _ := a.sources.Swap(component, replicas)
 	members := make([]routing.Member, len(replicas))
 	for i, address := range replicas {
 		members[i].Addr = address
-		assigner.SetSource(address, func(ctx context.Context) (*protos.LoadReport, error) {
-			return d.LoadAt(ctx, address)
+		a.SetSource(address, func(ctx context.Context) (*protos.LoadReport, error) {
+			return a.d.LoadAt(ctx, address)
 		})
 	}
-	assigner.SetMembers(component, members)
+	a.SetMembers(component, members)
+	gone, _ := before.([]string)
+	for _, address := range gone {
+		if !slices.Contains(replicas, address) {
+			a.SetSource(address, nil)
+		}
+	}
 }
 
 // stop stops the deployment gracefully, or kills it if a signal comes
@@ -184,7 +202,7 @@ func stop(d *envelopekit.Deployment, signals <-chan os.Signal) bool {
 
 // load loads the application of the configuration file or, without one, builds
 // the sample into a directory that clean removes.
-func load(c config, screen *screen) (app *envelopekit.App, clean func(), err error) {
+func load(c config, screen *screen, signals <-chan os.Signal) (app *envelopekit.App, clean func(), err error) {
 	clean = func() {}
 	if c.file != "" {
 		if app, err = envelopekit.LoadApp(c.file); err != nil {
@@ -199,7 +217,23 @@ func load(c config, screen *screen) (app *envelopekit.App, clean func(), err err
 	clean = func() { os.RemoveAll(dir) }
 	binary := filepath.Join(dir, "shop")
 	screen.log("building the sample application, examples/shop")
-	if out, err := exec.Command("go", "build", "-o", binary, sample).CombinedOutput(); err != nil {
+	ctx, cancel := context.WithCancel(context.Background())
+	built := make(chan struct{})
+	go func() {
+		defer cancel()
+		select {
+		case <-signals:
+		case <-built:
+		}
+	}()
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, sample).CombinedOutput()
+	interrupted := ctx.Err() != nil
+	close(built)
+	switch {
+	case interrupted:
+		clean()
+		return nil, clean, errKilled
+	case err != nil:
 		clean()
 		return nil, clean, fmt.Errorf("build the sample application: %w\n%s\nrun this in a checkout of weaverkit, or name a configuration: multi deploy weaver.toml", err, out)
 	}

@@ -79,6 +79,7 @@ func newFrontend(l net.Listener) *frontend {
 		},
 		ErrorLog:          quiet,
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
 	}
 	go func() {
 		defer close(f.served)
@@ -144,7 +145,7 @@ func (f *frontend) RoundTrip(req *http.Request) (*http.Response, error) {
 		failed[backend] = time.Now()
 		var op *net.OpError
 		unsent := errors.As(err, &op) && op.Op == "dial"
-		harmless := body == nil && slices.Contains([]string{"GET", "HEAD", "OPTIONS", "PUT", "DELETE"}, req.Method)
+		harmless := body == nil && slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, req.Method)
 		if attempt == maxAttempts || req.Context().Err() != nil || !unsent && !harmless {
 			return nil, err
 		}

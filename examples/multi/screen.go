@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,11 +85,11 @@ func (s *screen) watch(ctx context.Context, d *envelopekit.Deployment) {
 	ready := false
 	for e := range d.Events(ctx, 0) {
 		st := d.Status()
-		switch {
-		case e.State == envelopekit.Waiting, e.State == envelopekit.Failed, e.Kind == envelopekit.Problem,
-			e.State == envelopekit.Serving && ready:
+		if e.State == envelopekit.Waiting || e.State == envelopekit.Failed || e.Kind == envelopekit.Problem ||
+			e.State == envelopekit.Serving && ready {
 			s.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
-		case !ready && st.Ready() && listening(st):
+		}
+		if !ready && st.Ready() && listening(st) {
 			ready = true
 			s.show(s.out, summary(st))
 			s.log("ready; ctrl-C stops it")
@@ -96,21 +98,35 @@ func (s *screen) watch(ctx context.Context, d *envelopekit.Deployment) {
 	}
 }
 
-// listening reports whether all listeners have backends.
+// listening reports whether all listeners of components that are in use have
+// backends.
 func listening(st envelopekit.Status) bool {
-	for _, l := range st.Listeners {
-		if len(l.Backends) == 0 {
-			return false
+	active := map[string]bool{}
+	for _, g := range st.Groups {
+		for _, c := range g.Components {
+			active[c.Name] = c.Active
 		}
 	}
-	return true
+	return !slices.ContainsFunc(st.Listeners, func(l envelopekit.ListenerStatus) bool {
+		return active[l.Component] && len(l.Backends) == 0
+	})
+}
+
+// dialable returns an address at which a client of this machine reaches one
+// that may be that of all interfaces.
+func dialable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsUnspecified() {
+		return address
+	}
+	return net.JoinHostPort("localhost", port)
 }
 
 // summary returns a line for each listener and a table of groups and replicas.
 func summary(st envelopekit.Status) string {
 	var b strings.Builder
 	for _, l := range st.Listeners {
-		fmt.Fprintf(&b, "listener %s http://%s\n", l.Name, l.Address)
+		fmt.Fprintf(&b, "listener %s http://%s\n", l.Name, dialable(l.Address))
 	}
 	b.WriteString(st.String())
 	return b.String()

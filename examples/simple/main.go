@@ -29,12 +29,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	go func() {
-		for event := range d.Events(ctx, 0) {
-			fmt.Println(event)
-		}
-	}()
-	if err := d.Run(ctx); err != nil {
+	run := make(chan error)
+	go func() { run <- d.Run(ctx) }()
+	for event := range d.Events(context.Background(), 0) { // until it has stopped
+		fmt.Println(event)
+	}
+	if err := <-run; err != nil {
 		log.Fatal(err)
 	}
 }

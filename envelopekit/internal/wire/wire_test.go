@@ -1,8 +1,10 @@
-package envelopekit_test
+package wire_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -16,25 +18,23 @@ import (
 	"github.com/ServiceWeaver/weaver/runtime/protos"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/weaverkit/weaverkit/envelopekit"
+	"github.com/weaverkit/weaverkit/envelopekit/internal/wire"
 )
 
 const deployerControl = "github.com/ServiceWeaver/weaver/deployerControl"
 
-// An answering answers some of the calls; the others panic.
-type answering struct {
+// A deployer answers some of the calls; the others panic.
+type deployer struct {
 	envelope.EnvelopeHandler
 	activate func(context.Context, *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error)
 	log      func(context.Context, *protos.LogEntryBatch) error
 }
 
-func (d *answering) ActivateComponent(ctx context.Context, req *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
+func (d *deployer) ActivateComponent(ctx context.Context, req *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
 	return d.activate(ctx, req)
 }
 
-func (d *answering) LogBatch(ctx context.Context, b *protos.LogEntryBatch) error {
-	return d.log(ctx, b)
-}
+func (d *deployer) LogBatch(ctx context.Context, b *protos.LogEntryBatch) error { return d.log(ctx, b) }
 
 // caller is what a stub of deployerControl has, as far as it is used here.
 type caller interface {
@@ -42,17 +42,22 @@ type caller interface {
 	LogBatch(context.Context, *protos.LogEntryBatch) error
 }
 
-// servers are this package's and upstream's, which the client must not tell
-// apart.
-var servers = map[string]func(context.Context, net.Listener, *answering) error{
-	"own": func(ctx context.Context, l net.Listener, d *answering) error { return envelopekit.Serve(ctx, l, d) },
-	"upstream": func(ctx context.Context, l net.Listener, d *answering) error {
+// servers are this package's and upstream's, which must not differ.
+var servers = map[string]func(context.Context, net.Listener, *deployer) error{
+	"own": func(ctx context.Context, l net.Listener, d *deployer) error {
+		s, err := wire.NewServer(deployerControl, d)
+		if err != nil {
+			return err
+		}
+		return s.Serve(ctx, l)
+	},
+	"upstream": func(ctx context.Context, l net.Listener, d *deployer) error {
 		return deployers.ServeComponents(ctx, l, slog.New(slog.DiscardHandler), map[string]any{deployerControl: d})
 	},
 }
 
 // connect returns a client of a server that answers with d.
-func connect(t *testing.T, serve func(context.Context, net.Listener, *answering) error, d *answering) (caller, net.Conn) {
+func connect(t *testing.T, serve func(context.Context, net.Listener, *deployer) error, d *deployer) (caller, net.Conn) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -65,17 +70,21 @@ func connect(t *testing.T, serve func(context.Context, net.Listener, *answering)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stub, read := envelopekit.Caller(conn)
-	wg.Go(func() { _ = read() })
+	client := wire.NewClient(conn)
+	wg.Go(func() { _ = client.Run() })
 	t.Cleanup(func() {
 		cancel()
 		conn.Close()
 		wg.Wait()
 	})
+	stub, err := client.Component(deployerControl)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return stub.(caller), conn
 }
 
-func forEachServer(t *testing.T, f func(t *testing.T, serve func(context.Context, net.Listener, *answering) error)) {
+func forEachServer(t *testing.T, f func(t *testing.T, serve func(context.Context, net.Listener, *deployer) error)) {
 	for name, serve := range servers {
 		t.Run(name, func(t *testing.T) { f(t, serve) })
 	}
@@ -92,9 +101,9 @@ func receive[T any](t *testing.T, c <-chan T) T {
 	}
 }
 
-func TestClientCalls(t *testing.T) {
-	forEachServer(t, func(t *testing.T, serve func(context.Context, net.Listener, *answering) error) {
-		var d answering
+func TestCalls(t *testing.T) {
+	forEachServer(t, func(t *testing.T, serve func(context.Context, net.Listener, *deployer) error) {
+		var d deployer
 		d.activate = func(_ context.Context, req *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
 			if req.Routed {
 				return nil, errors.New("no " + req.Component)
@@ -127,15 +136,15 @@ func TestClientCalls(t *testing.T) {
 	})
 }
 
-// TestClientContext checks that deadline, cancellation and span reach the other side.
-func TestClientContext(t *testing.T) {
-	forEachServer(t, func(t *testing.T, serve func(context.Context, net.Listener, *answering) error) {
+// TestContext checks that deadline, cancellation and span reach the other side.
+func TestContext(t *testing.T) {
+	forEachServer(t, func(t *testing.T, serve func(context.Context, net.Listener, *deployer) error) {
 		type seen struct {
 			deadline bool
 			trace    trace.TraceID
 		}
 		began, ended := make(chan seen, 1), make(chan error, 1)
-		d := answering{activate: func(ctx context.Context, _ *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
+		d := deployer{activate: func(ctx context.Context, _ *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
 			_, ok := ctx.Deadline()
 			began <- seen{ok, trace.SpanContextFromContext(ctx).TraceID()}
 			<-ctx.Done()
@@ -161,7 +170,7 @@ func TestClientContext(t *testing.T) {
 		}
 
 		id := trace.TraceID{1, 2, 3}
-		span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: id, SpanID: trace.SpanID{4}}) // not sampled: upstream would print it
+		span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: id, SpanID: trace.SpanID{4}, TraceFlags: trace.FlagsSampled})
 		ctx, cancel = context.WithCancel(trace.ContextWithSpanContext(t.Context(), span))
 		result := make(chan error, 1)
 		go func() { result <- call(ctx) }()
@@ -178,11 +187,11 @@ func TestClientContext(t *testing.T) {
 	})
 }
 
-// TestClientClosed ends the connection under a call.
-func TestClientClosed(t *testing.T) {
-	forEachServer(t, func(t *testing.T, serve func(context.Context, net.Listener, *answering) error) {
+// TestClosed ends the connection under a call.
+func TestClosed(t *testing.T) {
+	forEachServer(t, func(t *testing.T, serve func(context.Context, net.Listener, *deployer) error) {
 		began := make(chan struct{}, 1)
-		d := answering{activate: func(ctx context.Context, _ *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
+		d := deployer{activate: func(ctx context.Context, _ *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
 			began <- struct{}{}
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -196,11 +205,68 @@ func TestClientClosed(t *testing.T) {
 		go func() { result <- call() }()
 		receive(t, began)
 		conn.Close()
-		if err := receive(t, result); !errors.Is(err, envelopekit.ErrHangUp) {
+		if err := receive(t, result); !errors.Is(err, wire.ErrClosed) {
 			t.Errorf("error %v", err)
 		}
-		if err := call(); !errors.Is(err, envelopekit.ErrHangUp) {
+		if err := call(); !errors.Is(err, wire.ErrClosed) {
 			t.Errorf("the next call: %v", err)
 		}
 	})
 }
+
+// FuzzServer sends garbage after a handshake and instead of one. The server
+// must hang up or answer, and go on serving others.
+func FuzzServer(f *testing.F) {
+	version := []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	f.Add(version)
+	f.Add([]byte{})
+	f.Add(append(bytes.Clone(version), 1, 0, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255))
+	f.Add(append(bytes.Clone(version), 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 255))
+	f.Add(append(bytes.Clone(version), append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 1, 30, 0, 0, 0, 0, 0, 0, 26, 0, 0, 0}, make([]byte, 26)...)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := wire.NewServer(deployerControl, &deployer{activate: func(context.Context, *protos.ActivateComponentRequest) (*protos.ActivateComponentReply, error) {
+			return &protos.ActivateComponentReply{}, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := net.Pipe()
+		l := &oneConn{conn: there, closed: make(chan struct{})}
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(context.Background(), l) }()
+		go func() {
+			_, _ = here.Write(b)
+			here.Close()
+		}()
+		_, _ = io.Copy(io.Discard, here)
+		l.Close()
+		select {
+		case <-served:
+		case <-time.After(10 * time.Second):
+			t.Fatal("Serve does not return")
+		}
+	})
+}
+
+// A oneConn is a listener that has one connection to accept.
+type oneConn struct {
+	conn   net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if conn := l.conn; conn != nil {
+		l.conn = nil
+		return conn, nil
+	}
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+func (l *oneConn) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
