@@ -489,7 +489,14 @@ func call[Req, Reply any](ctx context.Context, p *process, f func(context.Contex
 	}()
 	select {
 	case r := <-c:
-		return r.reply, r.err
+		if !errors.Is(r.err, wire.ErrClosed) {
+			return r.reply, r.err
+		}
+		// Its end follows, at the hands of talk if need be.
+	case <-p.exited:
+	case <-ctx.Done():
+	}
+	select {
 	case <-p.exited:
 		return none, ErrEnded
 	case <-ctx.Done():

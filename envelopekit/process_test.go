@@ -5,6 +5,7 @@ package envelopekit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,9 +31,27 @@ func TestProcessLauncherConforms(t *testing.T) {
 		App:      app,
 		Hang: func(w envelopekit.Weavelet) error {
 			pid, _ := w.Pid()
-			return syscall.Kill(pid, syscall.SIGSTOP)
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				return err
+			}
+			require.Eventually(t, func() bool { return stopped(pid) }, 10*time.Second, time.Millisecond)
+			return nil
 		},
 	})
+}
+
+// stopped reports whether all threads of the process have stopped, which they
+// do one after the other. Where that cannot be seen, it says yes.
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		stat, _ := os.ReadFile(path)
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return true
 }
 
 // shortDir returns a directory whose path leaves room for a socket's name, and
