@@ -43,6 +43,7 @@ type target struct {
 	parked  bool // it hangs, and its slot was given to another
 	removed bool
 	again   bool // it has been checked before
+	placed  bool // its checks have a place in the period that was chosen by spread
 
 	standing
 }
@@ -124,9 +125,14 @@ func (c *core) add(t Target, now instant) error {
 	n.since = now
 	c.targets[t.ID] = n
 	c.fresh++
-	// A target is checked soon, but no herd at once: a thousand a second.
-	window := min(t.Policy.Period, time.Duration(c.fresh-1)*time.Millisecond)
-	n.due = now + t.Policy.InitialDelay + scale(window, c.spread())
+	// A target is checked soon, but no herd at once: a thousand a second, and
+	// if there are more, all over the period.
+	wait := time.Duration(c.fresh-1) * time.Millisecond
+	if wait >= t.Policy.Period {
+		wait = scale(t.Policy.Period, c.spread())
+		n.placed = true
+	}
+	n.due = now + t.Policy.InitialDelay + wait
 	c.heap.set(n, n.due)
 	c.changed(n)
 	return nil
@@ -177,12 +183,12 @@ func (c *core) wake(now instant) {
 			t.phase = hung
 			c.stuck++
 			c.park(t)
-			c.missed(t, now)
+			c.missed(t, due-grace)
 		case hung:
 			c.park(t)
 			c.hanging(t, due, now)
-			c.advance(t, now)
-			c.missed(t, now)
+			c.advance(t, due-t.policy.Value().Timeout)
+			c.missed(t, due)
 		}
 	}
 	if c.sweep > 0 && now >= c.sweep {
@@ -212,10 +218,10 @@ func (c *core) hanging(t *target, due, now instant) {
 		(now-t.started).Round(time.Second)), now, now)
 }
 
-// missed schedules a hanging target for when the check that cannot be started
-// would time out.
-func (c *core) missed(t *target, now instant) {
-	c.heap.set(t, max(now, t.due)+t.policy.Value().Timeout)
+// missed schedules a hanging target for when the next check, which cannot be
+// started, would time out. The last one did at the given time.
+func (c *core) missed(t *target, last instant) {
+	c.heap.set(t, max(last, t.due)+t.policy.Value().Timeout)
 }
 
 // advance moves due to the time of the next check. Checks that were missed are
@@ -226,7 +232,10 @@ func (c *core) advance(t *target, now instant) {
 	if !t.again {
 		t.again = true
 		c.fresh--
-		interval = max(1, scale(interval, 1-c.spread())) // its place in the period
+	}
+	if !t.placed {
+		t.placed = true
+		interval = max(1, scale(interval, 1-c.spread()))
 	}
 	t.due += interval
 	if behind := now - t.due; behind >= 0 {

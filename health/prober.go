@@ -146,9 +146,10 @@ func (p *Prober) step() (wait time.Duration, ok bool) {
 		p.sleep = math.MaxInt64
 		return 0, false
 	}
+	p.sleep = at
 	// Not more often than a thousand times a second, however many there are.
 	at = max(at, now+time.Millisecond)
-	c.lag.planned, p.sleep = at, at
+	c.lag.planned = at
 	return at - now, true
 }
 
@@ -166,14 +167,14 @@ func (p *Prober) drain() error {
 	defer timeout.Stop()
 	for late := false; ; {
 		p.mu.Lock()
-		busy := p.idlers + p.core.active - p.core.stuck
 		left := p.core.active + p.core.parked
+		busy := left + p.idlers
 		ids := p.core.runningIDs()
 		p.mu.Unlock()
-		if busy == 0 || late {
-			if left == 0 {
-				return nil
-			}
+		switch {
+		case busy == 0:
+			return nil
+		case late:
 			return fmt.Errorf("stop prober: %d checks ignore their context and still run: %s", left, strings.Join(ids, ", "))
 		}
 		select {

@@ -155,7 +155,7 @@ func TestStartup(t *testing.T) {
 			policy.StartupThreshold = n
 			h.add(id, newPatient(broken), policy)
 		}
-		time.Sleep(4*time.Second - time.Second/2)
+		time.Sleep(2700 * time.Millisecond)
 		h.want("five", health.Starting, "no answer yet")
 		time.Sleep(time.Second + time.Second/2)
 		h.want("five", health.Dead, "it never answered: 5 checks failed")
@@ -195,7 +195,7 @@ func TestDetectionTime(t *testing.T) {
 						at, ok := died[c.ID]
 						if took := c.Since.Sub(at); ok && c.State == health.NotReady {
 							bad++
-							if took > timeout+3*time.Second || took < 2*time.Second {
+							if took > timeout+3*time.Second || took < 1840*time.Millisecond {
 								t.Errorf("%s was not ready after %v", c.ID, took)
 							}
 						} else if ok && c.State == health.Dead {
