@@ -292,12 +292,15 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 		return kept
 	}
 	t.took = int32(min((now - t.started).Microseconds(), math.MaxInt32))
-	if was == running {
-		if deadline := c.deadline(t); v == failed && now >= deadline {
-			c.timeout(t, now)
-		} else {
-			c.record(t, v, reason, t.started, now)
-		}
+	switch {
+	case was != running: // its failure has been noted
+	case v == failed && now >= c.deadline(t):
+		c.timeout(t, now)
+	case v == failed && c.lag.settling(t.policy.Value().Timeout, t.started):
+		c.doubtful++
+		c.record(t, doubtful, heldUp(c.lag.length), t.started, now)
+	default:
+		c.record(t, v, reason, t.started, now)
 	}
 	c.heap.set(t, t.due)
 	return kept
@@ -316,10 +319,6 @@ func (c *core) timeout(t *target, now instant) {
 
 // record feeds the state machine, and counts.
 func (c *core) record(t *target, v verdict, reason string, started, now instant) {
-	if v == failed && c.lag.settling(t.policy.Value().Timeout, started) {
-		v, reason = doubtful, heldUp(c.lag.length)
-		c.doubtful++
-	}
 	o := observation{verdict: v, reason: reason}
 	policy := t.policy.Value()
 	if v == failed || v == unready {

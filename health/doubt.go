@@ -32,7 +32,7 @@ func (m *lagMeter) wake(now instant) {
 // settling tells whether a check started so soon after a stall that what the
 // target has sent meanwhile, such as heartbeats, may not have been read yet.
 func (m *lagMeter) settling(timeout, started instant) bool {
-	return m.length > timeout/4 && started-m.ended < min(m.length, timeout)
+	return m.length > timeout/4 && started-m.ended < min(m.length, pulse)
 }
 
 func (m *lagMeter) late(now instant) instant {
@@ -69,13 +69,11 @@ func (m *lagMeter) stretch(timeout, now instant) instant {
 }
 
 // excuse tells whether a check that got no answer in time is no evidence
-// against the target, since the prober was away for too much of that time.
+// against the target, since the prober was away for so much of that time that
+// less than half of the timeout is left.
 func (m *lagMeter) excuse(timeout, started, lostBefore, now instant) (string, bool) {
 	lost := m.lostBy(now) - lostBefore
-	if over := now - started - timeout - m.stretch(timeout, now); over > lost {
-		lost = over // its end was noticed late
-	}
-	if lost < stall || lost <= timeout/4 {
+	if lost < stall || now-started-lost >= timeout/2 {
 		return "", false
 	}
 	return heldUp(lost), true

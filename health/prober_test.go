@@ -142,7 +142,7 @@ func TestLifeOfATarget(t *testing.T) {
 			{broken, 2, health.Ready, "2 checks failed in a row, of 3"},
 			{broken, 1, health.NotReady, "3 checks failed in a row: it is broken"},
 			{notReady, 1, health.NotReady, "it answers, but is not ready: warming up"},
-			{silent, 5, health.NotReady, "6 checks failed in a row: no answer within 500ms"},
+			{silent, 5, health.NotReady, "9 checks failed in a row: no answer within 500ms"},
 			{silent, 1, health.Dead, "6 checks failed in a row: no answer within 500ms"},
 			{well, 1, health.Dead, "1 of 2 checks passed so far"},
 			{well, 1, health.Ready, "its checks pass"},
