@@ -78,6 +78,8 @@ type core struct {
 	phases  float64 // in [0,1): spreads targets over their periods
 	sweep   instant // the next search for outliers; 0 if there is no traffic
 
+	launched func(late instant) // for measurements; may be nil
+
 	checks, doubtful, panics uint64
 	version                  uint64 // of the list of changes
 }
@@ -264,6 +266,9 @@ func (c *core) launch(t *target, now instant) {
 	c.active++
 	c.checks++
 	t.phase = running
+	if c.launched != nil {
+		c.launched(now - t.due)
+	}
 	t.started, t.lost = now, c.lag.lostBy(now)
 	c.advance(t, now)
 	timeout := t.policy.Value().Timeout
@@ -297,8 +302,7 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	case v == failed && now >= c.deadline(t):
 		c.timeout(t, now)
 	case v == failed && c.lag.settling(t.policy.Value().Timeout, t.started):
-		c.doubtful++
-		c.record(t, doubtful, heldUp(c.lag.length), t.started, now)
+		c.doubt(t, heldUp(c.lag.length), now)
 	default:
 		c.record(t, v, reason, t.started, now)
 	}
@@ -310,11 +314,20 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 func (c *core) timeout(t *target, now instant) {
 	timeout := t.policy.Value().Timeout
 	if reason, ok := c.lag.excuse(timeout, t.started, t.lost, now); ok {
-		c.doubtful++
-		c.record(t, doubtful, reason, t.started, now)
+		c.doubt(t, reason, now)
 		return
 	}
 	c.record(t, failed, fmt.Sprintf("no answer within %v", timeout), t.started, now)
+}
+
+// doubt notes that a check told nothing, and has it repeated soon: the prober
+// is back.
+func (c *core) doubt(t *target, reason string, now instant) {
+	c.doubtful++
+	c.record(t, doubtful, reason, t.started, now)
+	if again := now + grace; again < t.due {
+		t.due, t.placed = again, false
+	}
 }
 
 // record feeds the state machine, and counts.
@@ -387,8 +400,8 @@ func (c *core) wakeAt(now instant) (instant, bool) {
 	return at, ok
 }
 
-// doubt says why the prober is not to be trusted now, if so.
-func (c *core) doubt(now instant) string {
+// doubts says why the prober is not to be trusted now, if so.
+func (c *core) doubts(now instant) string {
 	switch lag := c.lag.lag(now); {
 	case c.inPanic:
 		return c.opts.panicText(c.known, c.failing)

@@ -116,7 +116,7 @@ func (p *Prober) Snapshot() Snapshot {
 	s := Snapshot{
 		Time:     p.epoch.Add(now),
 		Panic:    c.inPanic,
-		Doubt:    c.doubt(now),
+		Doubt:    c.doubts(now),
 		Lag:      c.lag.lag(now).Round(time.Microsecond),
 		Running:  c.active - c.stuck,
 		Waiting:  c.queue.size,
