@@ -75,6 +75,7 @@ type core struct {
 
 	inPanic bool
 	calm    instant // when the last panic ended
+	rng     *rand.Rand
 	phases  float64 // in [0,1): spreads targets over their periods
 	sweep   instant // the next search for outliers; 0 if there is no traffic
 
@@ -84,12 +85,14 @@ type core struct {
 	version                  uint64 // of the list of changes
 }
 
-func newCore(opts Options) *core {
+func newCore(opts Options, seed uint64) *core {
+	rng := rand.New(rand.NewPCG(seed, 0))
 	c := &core{
 		opts:    opts,
 		targets: map[string]*target{},
 		groups:  map[string]*group{},
-		phases:  rand.Float64(),
+		rng:     rng,
+		phases:  rng.Float64(),
 	}
 	c.changes.older, c.changes.newer = &c.changes, &c.changes
 	return c
@@ -140,15 +143,22 @@ func (c *core) add(t Target, now instant) error {
 	return nil
 }
 
-// remove forgets a target. The caller cancels its check.
+// remove forgets a target. The caller cancels its check; if that ignores it,
+// the target stays in the heap until its slot has been given to another.
 func (c *core) remove(id string, now instant) *target {
 	t := c.targets[id]
 	if t == nil {
 		return nil
 	}
 	delete(c.targets, id)
-	c.heap.remove(t)
 	t.removed = true
+	switch {
+	case t.phase == running || t.phase == overdue:
+		t.phase = overdue
+		c.heap.set(t, now+grace)
+	case t.phase != hung || t.parked:
+		c.heap.remove(t)
+	}
 	t.unlink()
 	c.tally.add(&t.standing, -1)
 	t.group.add(&t.standing, -1)
@@ -184,10 +194,17 @@ func (c *core) wake(now instant) {
 		case overdue:
 			t.phase = hung
 			c.stuck++
-			c.park(t)
-			c.missed(t, due-grace)
+			if c.park(t); t.pos >= 0 {
+				c.missed(t, due-grace)
+			}
 		case hung:
 			c.park(t)
+			if t.removed {
+				if t.pos >= 0 {
+					c.missed(t, now)
+				}
+				break
+			}
 			c.hanging(t, due, now)
 			c.advance(t, due-t.policy.Value().Timeout)
 			c.missed(t, due)
@@ -205,6 +222,9 @@ func (c *core) park(t *target) {
 		c.active--
 		c.stuck--
 		c.parked++
+	}
+	if t.removed && t.parked {
+		c.heap.remove(t)
 	}
 }
 
@@ -230,7 +250,7 @@ func (c *core) missed(t *target, last instant) {
 // not made up for.
 func (c *core) advance(t *target, now instant) {
 	period := t.policy.Value().Period
-	interval := scale(period, 0.92+0.06*rand.Float64())
+	interval := scale(period, 0.92+0.06*c.rng.Float64())
 	if !t.again {
 		t.again = true
 		c.fresh--
@@ -294,6 +314,7 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	}
 	t.phase, t.parked, t.cancel = idle, false, nil
 	if t.removed {
+		c.heap.remove(t)
 		return kept
 	}
 	t.took = int32(min((now - t.started).Microseconds(), math.MaxInt32))

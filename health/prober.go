@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -40,7 +41,7 @@ func New(opts Options) (*Prober, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new prober: %w", err)
 	}
-	return &Prober{epoch: time.Now(), kick: make(chan struct{}, 1), core: newCore(opts)}, nil
+	return &Prober{epoch: time.Now(), kick: make(chan struct{}, 1), core: newCore(opts, rand.Uint64())}, nil
 }
 
 func (p *Prober) now() instant { return time.Since(p.epoch) }

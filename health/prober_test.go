@@ -346,6 +346,53 @@ func TestAllSlotsHang(t *testing.T) {
 	})
 }
 
+// Targets that are removed while their checks hang give their slots back.
+func TestRemoveWhileHanging(t *testing.T) {
+	for _, after := range []time.Duration{0, 510 * time.Millisecond, 5 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			h := start(t, health.Options{Concurrency: 2, MaxHung: 2})
+			var patients []*patient
+			for i := range 2 {
+				patients = append(patients, newPatient(stuck))
+				h.add(fmt.Sprint(i), patients[i], second())
+			}
+			time.Sleep(2*time.Millisecond + after)
+			h.Remove("0")
+			h.Remove("1")
+			p := newPatient(well)
+			h.add("well", p, second())
+			time.Sleep(10 * time.Second)
+			if n := p.checks.Load(); n < 9 || n > 13 {
+				t.Errorf("removed after %v: %d checks in 10 s", after, n)
+			}
+			// With no place for those that hang they keep their slots, and give
+			// them back when they return.
+			for i := range 2 {
+				patients = append(patients, newPatient(stuck))
+				h.add(fmt.Sprint(i), patients[2+i], second())
+			}
+			time.Sleep(2*time.Millisecond + after)
+			h.Remove("0")
+			h.Remove("1")
+			time.Sleep(10 * time.Second)
+			if s := h.Snapshot(); s.Hung != 4 || s.Doubt == "" {
+				t.Errorf("hung %d, doubt %q", s.Hung, s.Doubt)
+			}
+			before := p.checks.Load()
+			for _, p := range patients {
+				close(p.free)
+			}
+			time.Sleep(5 * time.Second)
+			if s := h.Snapshot(); s.Hung != 0 || s.Running != 0 || p.checks.Load() < before+4 {
+				t.Errorf("hung %d, running %d, %d checks", s.Hung, s.Running, p.checks.Load()-before)
+			}
+			if err := h.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestRemoveCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := start(t, health.Options{})

@@ -3,7 +3,6 @@ package health
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -45,8 +44,7 @@ func (s simulation) run(t *testing.T) finding {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCore(opts)
-	c.phases = rand.New(rand.NewPCG(s.seed, 1)).Float64()
+	c := newCore(opts, s.seed)
 	for i := range simTargets {
 		// The deadlines of the checks are in the hands of this loop.
 		if err := c.add(Target{ID: fmt.Sprint(i), Check: func(context.Context) (Result, error) { return Result{}, nil }, Policy: s.policy}, 0); err != nil {
