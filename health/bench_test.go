@@ -200,7 +200,7 @@ func BenchmarkSnapshot100k(b *testing.B) {
 // which none or 100 hang; the metrics are how late checks start. What cannot be
 // helped is how late a timer of 10 ms is in the same process.
 func BenchmarkHanging10k(b *testing.B) {
-	quantiles := func(name string, late []time.Duration) {
+	quantiles := func(b *testing.B, name string, late []time.Duration) {
 		slices.Sort(late)
 		for q, at := range map[string]int{"p50": len(late) / 2, "p99": len(late) * 99 / 100, "max": len(late) - 1} {
 			b.ReportMetric(float64(late[at].Microseconds())/1000, "ms-"+q+"-"+name)
@@ -239,8 +239,8 @@ func BenchmarkHanging10k(b *testing.B) {
 				if err := <-done; err != nil {
 					b.Fatal(err)
 				}
-				quantiles("start", late)
-				quantiles("timer", timers)
+				quantiles(b, "start", late)
+				quantiles(b, "timer", timers)
 				b.ReportMetric(float64(hung), "hung")
 			}
 		})
