@@ -57,9 +57,9 @@
 //     While the prober is late, timeouts are stretched by as much, at most
 //     twofold.
 //   - when more than Options.PanicShare of the targets fail at once it is in
-//     panic mode: nothing changes for the worse, [Status.Held] is set, and Why
-//     says "cannot tell". Answers still count, since a prober that is cut off
-//     gets none.
+//     panic mode: no failure changes anything, [Status.Held] is set, and Why
+//     says "cannot tell". Answers still count, good ones and "not ready", since
+//     a prober that is cut off gets none.
 //   - at most Options.MaxUnready of a group are out at once by its word. Who is
 //     held back by that changes as soon as another of the group is back, or has
 //     been removed: so remove what is gone for good.

@@ -21,8 +21,8 @@ type Options struct {
 
 	// PanicShare is the share of the targets that must fail at once for the
 	// prober to blame itself: when more than this share of those that have
-	// answered before, and are not dead yet, fail their checks, nothing
-	// changes for the worse. An answer "not ready" is not a failure here. Zero
+	// answered before, and are not dead yet, fail their checks, no failure
+	// changes anything. An answer "not ready" is not a failure here. Zero
 	// means 0.5; 1 switches it off.
 	PanicShare float64
 
@@ -30,9 +30,10 @@ type Options struct {
 	// mean anything. Zero means 5.
 	PanicMinimum int
 
-	// MaxUnready is the share of a group that may be out at once, not ready or
-	// dead by the word of the prober. One may always be. Zero means a third; 1
-	// switches it off.
+	// MaxUnready is the share of a group that may be out at once: that was
+	// ready, and has been called not ready or dead, for whatever reason. One
+	// may always be. The rest stays ready, and is held, until one of those is
+	// back or has been removed. Zero means a third; 1 switches it off.
 	MaxUnready float64
 
 	// Outlier says what to make of what [Prober.Observe] is told.

@@ -43,7 +43,7 @@ type Snapshot struct {
 	Time    time.Time
 	Targets []Status // sorted by ID
 
-	Panic bool   // too many targets fail at once: nothing changes for the worse
+	Panic bool   // too many targets fail at once: no failure changes anything
 	Doubt string // why the prober is not to be trusted now; empty if it is
 
 	Lag     time.Duration // how late the prober itself was; the worst of late, halved every 5 s
