@@ -52,7 +52,7 @@ func (o Options) withDefaults() (Options, error) {
 		n    int
 	}{{"Concurrency", o.Concurrency}, {"MaxHung", o.MaxHung}, {"PanicMinimum", o.PanicMinimum}} {
 		if f.n < 1 {
-			errs = append(errs, fmt.Errorf("Options.%s is %d: it must be positive", f.name, f.n))
+			errs = append(errs, fmt.Errorf("field Options.%s is %d: it must be positive", f.name, f.n))
 		}
 	}
 	for _, f := range []struct {
@@ -60,7 +60,7 @@ func (o Options) withDefaults() (Options, error) {
 		share float64
 	}{{"PanicShare", o.PanicShare}, {"MaxUnready", o.MaxUnready}} {
 		if !(f.share > 0 && f.share <= 1) {
-			errs = append(errs, fmt.Errorf("Options.%s is %v: it must be from 0 to 1", f.name, f.share))
+			errs = append(errs, fmt.Errorf("field Options.%s is %v: it must be from 0 to 1", f.name, f.share))
 		}
 	}
 	var err error
@@ -71,7 +71,7 @@ func (o Options) withDefaults() (Options, error) {
 const (
 	// Being late by less than this is normal for a process that shares its
 	// processors with others; more is a stall, which checks do not pay for.
-	stall = 50 * time.Millisecond
+	stall = 100 * time.Millisecond
 
 	// While checks run the prober looks at the clock this often, so as to
 	// notice that it was stopped.

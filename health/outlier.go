@@ -98,7 +98,7 @@ func (o Outlier) withDefaults() (Outlier, error) {
 		{"LatencyFactor", math.IsNaN(o.LatencyFactor) || o.LatencyFactor > 0 && o.LatencyFactor <= 1, "must be more than 1"},
 	} {
 		if f.bad {
-			errs = append(errs, fmt.Errorf("Options.Outlier.%s %s", f.name, f.rule))
+			errs = append(errs, fmt.Errorf("field Options.Outlier.%s %s", f.name, f.rule))
 		}
 	}
 	return o, errors.Join(errs...)

@@ -22,8 +22,9 @@ type Policy struct {
 	InitialDelay time.Duration
 
 	// Period is the longest time from the start of one check to that of the
-	// next. Checks come up to 8 % sooner, at random, so that probers do not
-	// fall into step, and a little lateness does not break the promise below.
+	// next. Checks come 2 to 8 % sooner, at random, so that probers do not fall
+	// into step, and a prober that is late makes them sooner by as much, at
+	// most a quarter: that keeps the promise below.
 	Period time.Duration
 
 	// Timeout is how long a check may take, at most Period. A target that
@@ -68,13 +69,13 @@ const maxThreshold = 1 << 20
 func (p *Policy) validate() error {
 	duration := func(field string, d time.Duration, least time.Duration, rule string) error {
 		if d < least {
-			return fmt.Errorf("Policy.%s is %v: %s", field, d, rule)
+			return fmt.Errorf("field Policy.%s is %v: %s", field, d, rule)
 		}
 		return nil
 	}
 	threshold := func(field string, n, least int) error {
 		if n < least || n > maxThreshold {
-			return fmt.Errorf("Policy.%s is %d: it must be from %d to %d", field, n, least, maxThreshold)
+			return fmt.Errorf("field Policy.%s is %d: it must be from %d to %d", field, n, least, maxThreshold)
 		}
 		return nil
 	}
@@ -88,7 +89,7 @@ func (p *Policy) validate() error {
 		threshold("StartupThreshold", p.StartupThreshold, 0),
 	}
 	if p.Timeout > p.Period && p.Period > 0 {
-		errs = append(errs, fmt.Errorf("Policy.Timeout is %v: it must not exceed Policy.Period, %v", p.Timeout, p.Period))
+		errs = append(errs, fmt.Errorf("field Policy.Timeout is %v: it must not exceed Policy.Period, %v", p.Timeout, p.Period))
 	}
 	return errors.Join(errs...)
 }

@@ -129,7 +129,7 @@ func TestLifeOfATarget(t *testing.T) {
 		if n := p.checks.Load(); n != 0 {
 			t.Errorf("%d checks before InitialDelay", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		h.want("a", health.Starting, "1 of 5 checks failed: it is broken")
 		for _, step := range []struct {
 			mode   int32
@@ -670,7 +670,7 @@ func TestBadInput(t *testing.T) {
 		{"no check", health.Target{ID: "x"}, `target "x": Check is nil`},
 		{"no func", health.Target{ID: "x", Check: health.Func(nil)}, `target "x": Check is nil`},
 		{"duplicate", health.Target{ID: "there", Check: ok}, `target "there": there is a target of that ID already`},
-		{"zero period", with(func(p *health.Policy) { p.Period = 0 }), `target "x": Policy.Period is 0s: it must be at least 1ms`},
+		{"zero period", with(func(p *health.Policy) { p.Period = 0 }), `target "x": field Policy.Period is 0s: it must be at least 1ms`},
 		{"negative period", with(func(p *health.Policy) { p.Period = -1 }), "Policy.Period is -1ns"},
 		{"zero timeout", with(func(p *health.Policy) { p.Timeout = 0 }), "Policy.Timeout is 0s: it must be positive"},
 		{"long timeout", with(func(p *health.Policy) { p.Timeout = time.Minute }), "Policy.Timeout is 1m0s: it must not exceed Policy.Period, 10s"},

@@ -95,7 +95,7 @@ func (r Restart) validate() error {
 		{"Window", r.Window < 0, "must not be negative"},
 	} {
 		if f.bad {
-			return fmt.Errorf("Restart.%s %s", f.name, f.rule)
+			return fmt.Errorf("field Restart.%s %s", f.name, f.rule)
 		}
 	}
 	return nil

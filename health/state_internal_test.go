@@ -12,11 +12,10 @@ import (
 // A slowModel knows every observation there ever was, and looks at all of them
 // each time.
 type slowModel struct {
-	p      Policy
-	state  State
-	seen   []observation // those that count
-	eject  instant
-	ripped bool
+	p     Policy
+	state State
+	seen  []observation // those that count
+	eject instant
 }
 
 // row counts how many of the newest observations satisfy f.
