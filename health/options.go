@@ -73,6 +73,10 @@ const (
 	// processors with others; more is a stall, which checks do not pay for.
 	stall = 100 * time.Millisecond
 
+	// Run sleeps at least this long, so that what it costs to wake up is shared
+	// by all that is due by then.
+	rest = 2 * time.Millisecond
+
 	// While checks run the prober looks at the clock this often, so as to
 	// notice that it was stopped.
 	pulse = 100 * time.Millisecond

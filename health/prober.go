@@ -148,8 +148,7 @@ func (p *Prober) step() (wait time.Duration, ok bool) {
 		return 0, false
 	}
 	p.sleep = at
-	// Not more often than a thousand times a second, however many there are.
-	at = max(at, now+time.Millisecond)
+	at = max(at, now+rest)
 	c.lag.planned = at
 	return at - now, true
 }

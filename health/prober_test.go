@@ -356,7 +356,7 @@ func TestRemoveWhileHanging(t *testing.T) {
 				patients = append(patients, newPatient(stuck))
 				h.add(fmt.Sprint(i), patients[i], second())
 			}
-			time.Sleep(2*time.Millisecond + after)
+			time.Sleep(5*time.Millisecond + after)
 			h.Remove("0")
 			h.Remove("1")
 			p := newPatient(well)
@@ -371,7 +371,7 @@ func TestRemoveWhileHanging(t *testing.T) {
 				patients = append(patients, newPatient(stuck))
 				h.add(fmt.Sprint(i), patients[2+i], second())
 			}
-			time.Sleep(2*time.Millisecond + after)
+			time.Sleep(5*time.Millisecond + after)
 			h.Remove("0")
 			h.Remove("1")
 			time.Sleep(10 * time.Second)
