@@ -37,9 +37,10 @@
 //   - Isolation. Each check has its own deadline. One that ignores its context
 //     keeps one of Options.MaxHung places, delays nobody, and is not started
 //     again before it has returned; it counts as a failure each period.
-//   - Bounds. Goroutines are bounded by Concurrency + MaxHung + 1, whatever the
-//     number of targets. A target costs some 300 bytes, its ID and its check
-//     not counted. There are no queues of changes.
+//   - Bounds. Goroutines are bounded by Concurrency + MaxHung + 1, besides those
+//     that have nothing left to do but to end, whatever the number of targets.
+//     A target costs some 250 bytes, its ID and its check not counted. There
+//     are no queues of changes.
 //   - Spread. New targets are checked a thousand a second, or evenly over their
 //     period, and all of them at places of their own in it.
 //   - Reasons. Every state has a [Status.Why].
