@@ -1,0 +1,128 @@
+package health
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// A lagMeter measures how late the prober itself is.
+type lagMeter struct {
+	planned instant // when it meant to wake up; 0 if it does not sleep
+	lost    instant // all the time that it spent in stalls
+	worst   instant // the worst lateness of late, at the time at
+	at      instant
+	ended   instant // the end of the last stall, and its length
+	length  instant
+}
+
+// wake notes that the prober is awake.
+func (m *lagMeter) wake(now instant) {
+	late := m.late(now)
+	m.planned = 0
+	if late > m.lag(now) {
+		m.worst, m.at = late, now
+	}
+	if late >= stall {
+		m.lost += late
+		m.ended, m.length = now, late
+	}
+}
+
+// settling tells whether a check started so soon after a stall that what the
+// target has sent meanwhile, such as heartbeats, may not have been read yet.
+func (m *lagMeter) settling(timeout, started instant) bool {
+	return m.length > timeout/4 && started-m.ended < min(m.length, pulse)
+}
+
+func (m *lagMeter) late(now instant) instant {
+	if m.planned == 0 {
+		return 0
+	}
+	return max(0, now-m.planned)
+}
+
+// lag returns the worst lateness of late: it fades.
+func (m *lagMeter) lag(now instant) instant {
+	if m.worst == 0 {
+		return 0
+	}
+	return instant(float64(m.worst) * math.Exp2(-float64(now-m.at)/float64(lagHalfLife)))
+}
+
+// lostBy returns the time lost to stalls until now, the present one included.
+func (m *lagMeter) lostBy(now instant) instant {
+	if late := m.late(now); late >= stall {
+		return m.lost + late
+	}
+	return m.lost
+}
+
+// stretch returns what is to be added to a timeout, because answers have to
+// wait for a prober that is late: Lifeguard's local health awareness, in the
+// unit that is measured. A lateness that a timeout hardly feels adds nothing.
+func (m *lagMeter) stretch(timeout, now instant) instant {
+	if lag := m.lag(now); lag >= stall && lag > timeout/10 {
+		return min(lag, timeout)
+	}
+	return 0
+}
+
+// excuse tells whether a check that got no answer in time is no evidence
+// against the target, since the prober was away for so much of that time that
+// less than half of the timeout is left.
+func (m *lagMeter) excuse(timeout, started, lostBefore, now instant) (string, bool) {
+	lost := m.lostBy(now) - lostBefore
+	if lost < stall || now-started-lost >= timeout/2 {
+		return "", false
+	}
+	return heldUp(lost), true
+}
+
+func heldUp(lost time.Duration) string {
+	return fmt.Sprintf("cannot tell: the prober itself was held up for %v", lost.Round(time.Millisecond))
+}
+
+// A tally counts targets, for one prober or group.
+type tally struct {
+	size    int // targets in routing or out by the prober's word
+	out     int // those out
+	ejected int // those among them out because of their traffic
+	known   int // targets that have answered, and are not dead
+	failing int // those among them whose last check failed
+}
+
+// add counts a target in its standing, or with sign -1 no longer.
+func (c *tally) add(s *standing, sign int) {
+	if s.state == Ready || s.out {
+		c.size += sign
+	}
+	if s.out {
+		c.out += sign
+		if s.byTraffic {
+			c.ejected += sign
+		}
+	}
+	if s.state == Ready || s.state == NotReady {
+		c.known += sign
+		if s.errors > 0 {
+			c.failing += sign
+		}
+	}
+}
+
+// panicking tells whether so much fails at once that it must be the prober.
+func (o *Options) panicking(known, failing int) bool {
+	return known >= o.PanicMinimum && float64(failing) > o.PanicShare*float64(known)
+}
+
+// full tells whether no further target of a group may be taken out.
+func full(out, size int, share float64) bool {
+	return out >= max(1, int(share*float64(size)+1e-9))
+}
+
+// panicText says what panic mode is about.
+func (o *Options) panicText(known, failing int) string {
+	return fmt.Sprintf("cannot tell: %d of %d targets fail at once, more than %.3g %%, so it may be the prober that is cut off",
+		failing, known, 100*o.PanicShare)
+}
