@@ -23,6 +23,7 @@ const module = "github.com/weaverkit/weaverkit"
 // the reasons. Packages below examples and internal may import everything.
 var mayImport = map[string][]string{
 	".":         {},
+	"health":    {},
 	"logbuffer": {},
 	"routing": {
 		"github.com/ServiceWeaver/weaver/runtime/protos",

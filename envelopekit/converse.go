@@ -76,7 +76,8 @@ func (d *Deployment) attend(r *replica) error {
 		err := d.unfit(r)
 		if err == nil {
 			timer.Reset(d.talk(r, &c))
-			if c.misses >= d.opts.Liveness.Failures {
+			err = d.unfit(r)
+			if err == nil && c.misses >= d.opts.Liveness.Failures {
 				err = fmt.Errorf("%w: %d calls in a row were not answered within %v", errHung, c.misses, d.opts.Liveness.Timeout)
 			}
 		}
@@ -179,7 +180,7 @@ func (c *conversation) backOff() time.Duration {
 // say makes a call to the weavelet and keeps count of those unanswered.
 func (d *Deployment) say(r *replica, c *conversation, what string, f func(context.Context) error) bool {
 	timeout := d.opts.Liveness.Timeout
-	ctx, cancel := context.WithTimeout(d.life, timeout)
+	ctx, cancel := context.WithTimeout(r.life, timeout)
 	defer cancel()
 	start := time.Now()
 	err := f(ctx)
@@ -187,7 +188,7 @@ func (d *Deployment) say(r *replica, c *conversation, what string, f func(contex
 	switch {
 	case err == nil:
 		c.misses, c.retry, c.contact = 0, firstRetry, time.Now()
-	case errors.Is(err, ErrEnded) || d.life.Err() != nil:
+	case errors.Is(err, ErrEnded) || r.life.Err() != nil:
 		return false
 	case errors.Is(err, context.DeadlineExceeded):
 		// If it took much longer than the timeout, then this process was

@@ -474,6 +474,50 @@ func (d *Deployment) Replace(group string, replica int, reason string) error {
 	return fmt.Errorf("replace replica %d of group %s: there is none of that number", replica, group)
 }
 
+// Restart ends a replica that is beyond help, although its process runs: it is
+// out of routing and frontends when Restart returns, is then ended by force, and
+// started again by the rules of Options.Restart. It is for health checks;
+// [Deployment.Replace] is the gentle way.
+func (d *Deployment) Restart(group string, replica int, reason string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, err := d.replicaLocked(group, replica)
+	if err != nil {
+		return fmt.Errorf("restart: %w", err)
+	}
+	d.leaveLocked(r)
+	r.giveUpLocked(errors.New(reason))
+	return nil
+}
+
+// Ping asks a replica for a sign of life.
+func (d *Deployment) Ping(ctx context.Context, group string, replica int) error {
+	d.mu.Lock()
+	r, err := d.replicaLocked(group, replica)
+	d.mu.Unlock()
+	if err == nil {
+		_, err = r.weavelet.Health(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("ping replica %d of group %s: %w", replica, group, err)
+	}
+	return nil
+}
+
+// replicaLocked returns the weavelet of a replica.
+func (d *Deployment) replicaLocked(group string, number int) (*replica, error) {
+	g, err := d.groupLocked(group)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range g.slots {
+		if s.number == number && s.replica != nil {
+			return s.replica, nil
+		}
+	}
+	return nil, fmt.Errorf("replica %d of group %s: %w", number, group, ErrEnded)
+}
+
 // groupLocked returns the group of the given name.
 func (d *Deployment) groupLocked(name string) (*group, error) {
 	names := groupNames(d.plan)

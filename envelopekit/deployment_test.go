@@ -691,6 +691,33 @@ func TestReplace(t *testing.T) {
 	})
 }
 
+// Whoever finds out that a replica is dead need not wait for the deployment to.
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, slowStarts)
+		h.up()
+		main, old := h.fake.Live("main")[0], h.fake.Live("shop.Cart")[0]
+		require.NoError(t, h.d.Ping(t.Context(), "shop.Cart", 1))
+		old.Hang()
+		time.Sleep(3 * time.Second) // the deployment's own question is under way
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, h.d.Ping(ctx, "shop.Cart", 1), context.DeadlineExceeded)
+		before := time.Now()
+		require.NoError(t, h.d.Restart("shop.Cart", 1, "it is dead"))
+		synctest.Wait()
+		assert.NotContains(t, main.Routing(cart).Replicas, old.Address())
+		h.fake.Await(t, "shop.Cart", 1)
+		h.settle()
+		assert.Less(t, time.Since(before), time.Second)
+		assert.NotContains(t, main.Routing(cart).Replicas, old.Address())
+		assert.Equal(t, 1, h.replica("shop.Cart", 1).Restarts)
+		assert.ErrorIs(t, h.d.Restart("shop.Cart", 7, "who?"), envelopekit.ErrEnded)
+		assert.ErrorContains(t, h.d.Ping(t.Context(), "shop.Crat", 1), "no group")
+		h.stop()
+	})
+}
+
 func TestReplacementThatFailsLeavesTheOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := start(t, func(_ *envelopekit.App, fake *envelopetest.Launcher, _ *envelopekit.Options) {

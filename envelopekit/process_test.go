@@ -124,7 +124,7 @@ func TestProcessThatNeverInitializes(t *testing.T) {
 // report, however long that is.
 func TestCrashReport(t *testing.T) {
 	_, err := script(t, &envelopekit.ProcessLauncher{}, t.Context(),
-		`echo before; echo "panic: no cheese" >&2; i=0; while [ $i -lt 100 ]; do echo "frame $i" >&2; i=$((i+1)); done; exit 2`, &envelopekit.Handler{})
+		`echo before >&2; echo "panic: no cheese" >&2; i=0; while [ $i -lt 100 ]; do echo "frame $i" >&2; i=$((i+1)); done; exit 2`, &envelopekit.Handler{})
 	var exit *envelopekit.ExitError
 	require.ErrorAs(t, err, &exit)
 	require.NotEmpty(t, exit.Output)

@@ -64,6 +64,9 @@ type replica struct {
 	id   string
 	wake chan struct{} // there is something to tell it
 
+	life context.Context // of calls to it; ends when it is given up
+	end  context.CancelFunc
+
 	weavelet  Weavelet // nil until it has started
 	address   string
 	pid       int  // 0 if it is no process
@@ -240,6 +243,7 @@ func (d *Deployment) launch(s *slot) (*replica, error) {
 
 	g := s.g
 	r := &replica{slot: s, id: uuid.NewString(), wake: make(chan struct{}, 1), listeners: map[string]string{}}
+	r.life, r.end = context.WithCancel(d.life)
 	w, err := d.opts.Launcher.Launch(ctx, Spec{
 		Config: d.app.Config,
 		Args: &protos.WeaveletArgs{
@@ -331,7 +335,13 @@ func (d *Deployment) failInitLocked(r *replica, err error) {
 		d.events.add(Event{Kind: Problem, Group: r.slot.g.Name, Replica: r.slot.number, Reason: err.Error()})
 		return
 	}
+	r.giveUpLocked(err)
+}
+
+// giveUpLocked lets the goroutine that attends to the replica end it by force.
+func (r *replica) giveUpLocked(err error) {
 	r.unfit = err
+	r.end()
 	r.kick()
 }
 
@@ -340,6 +350,7 @@ func (d *Deployment) forget(r *replica) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.leaveLocked(r)
+	r.end()
 	r.gone = true
 	for _, sub := range r.subs {
 		delete(sub.component.subscribers, r)

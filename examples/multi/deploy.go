@@ -129,6 +129,11 @@ func deploy(c config) error {
 		}
 	})
 	running.Go(func() { _ = assigner.Run(ctx) }) // its error is ctx's
+	running.Go(func() {
+		if err := watchHealth(ctx, d, screen.log); err != nil {
+			screen.log(err.Error())
+		}
+	})
 	running.Go(func() { screen.watch(ctx, d) })
 	running.Go(func() {
 		select {

@@ -194,3 +194,31 @@ func TestStoppedInTheEnd(t *testing.T) {
 	}
 	d.stops(t)
 }
+
+// TestSlowIsKept holds a replica up again and again, for most of the time. It
+// is slow, but answers now and then, so it stays.
+func TestSlowIsKept(t *testing.T) {
+	full(t)
+	t.Parallel()
+	h := newHome(t)
+	d := h.deploy(t, "multi", "-log-level", "off", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d.ready(t, "shop")
+	before := look(d.status(t))
+	pid := before["shop.Stats/1"].pid
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	for range 8 {
+		for _, step := range []struct {
+			signal syscall.Signal
+			wait   time.Duration
+		}{{syscall.SIGSTOP, 800 * time.Millisecond}, {syscall.SIGCONT, 400 * time.Millisecond}} {
+			if err := syscall.Kill(pid, step.signal); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(step.wait)
+		}
+	}
+	if after := look(d.status(t)); after["shop.Stats/1"] != before["shop.Stats/1"] {
+		t.Errorf("a slow replica was replaced: %+v, was %+v", after["shop.Stats/1"], before["shop.Stats/1"])
+	}
+	d.stops(t)
+}
