@@ -4,6 +4,10 @@
 //
 //   - [github.com/weaverkit/weaverkit/envelopekit]: what runs where, and what
 //     it is told.
+//   - [github.com/weaverkit/weaverkit/routing]: which replica owns which key.
+//   - [github.com/weaverkit/weaverkit/health]: is it well, and how sure are we.
+//   - [github.com/weaverkit/weaverkit/logbuffer]: who said what, to any number
+//     of followers.
 //
 // See README.md for a first use and ARCHITECTURE.md for how the parts meet.
 package weaverkit
