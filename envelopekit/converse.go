@@ -142,15 +142,26 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 	}
 	c.poll = firstReadyPoll
 	period := d.opts.Liveness.Period
-	if wait := period - time.Since(c.contact); wait > 0 {
-		return wait
+	if wait := period - time.Since(c.contact); wait > period/beats {
+		return d.onBeat(wait)
 	}
 	if !d.say(r, c, "liveness", func(ctx context.Context) error {
 		return r.weavelet.UpdateRouting(ctx, d.probe(r))
 	}) {
 		return c.backOff()
 	}
-	return period
+	return d.onBeat(period)
+}
+
+// beats is how many moments there are in a Liveness.Period at which weavelets
+// are asked.
+const beats = 20
+
+// onBeat lengthens a wait so that questions to many weavelets come together: to
+// wake up for each of them costs several times as much as to ask it.
+func (d *Deployment) onBeat(wait time.Duration) time.Duration {
+	beat := max(1, d.opts.Liveness.Period/beats)
+	return wait + (beat-(time.Since(d.created)+wait)%beat)%beat
 }
 
 // backOff returns how long to wait after a failure.

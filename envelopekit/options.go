@@ -162,7 +162,8 @@ type Options struct {
 // claims to be healthy, but cannot do that. A question that remains unanswered
 // does not count if the deployer itself was held up.
 type Liveness struct {
-	// Period between questions. Zero means 2 s.
+	// Period between questions, which is lengthened by up to a twentieth so
+	// that many weavelets are asked together. Zero means 2 s.
 	Period time.Duration
 
 	// Timeout of a question, and of every other call to a weavelet. Zero means
