@@ -18,6 +18,10 @@ const (
 	firstReadyPoll = 2 * time.Millisecond
 	lastReadyPoll  = 200 * time.Millisecond
 
+	// Every so many questions whether a weavelet is well, it is asked to take
+	// over routing.
+	routingProbe = 5
+
 	// Waits before something that a weavelet refused is told to it again.
 	firstRetry = 20 * time.Millisecond
 	lastRetry  = time.Second
@@ -32,7 +36,8 @@ type conversation struct {
 	missed  time.Time     // when the last of them was counted
 	retry   time.Duration // the wait after the next failure
 	poll    time.Duration // the wait before the next poll for readiness
-	contact time.Time     // the last time that it took routing over
+	asked   int           // questions whether it is well
+	contact time.Time     // the last answer
 }
 
 // attend brings the weavelet up to date, whenever there is something to tell
@@ -146,8 +151,14 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 		return d.onBeat(wait)
 	}
 	if !d.say(r, c, "liveness", func(ctx context.Context) error {
+		// Health costs half as much: nothing is logged.
+		if c.asked++; c.asked%routingProbe != 0 {
+			_, err := r.weavelet.Health(ctx)
+			return err
+		}
 		return r.weavelet.UpdateRouting(ctx, d.probe(r))
 	}) {
+		c.asked = routingProbe - 1 // the more telling one is next
 		return c.backOff()
 	}
 	return d.onBeat(period)

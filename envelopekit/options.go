@@ -157,10 +157,11 @@ type Options struct {
 	EventLimit int
 }
 
-// Liveness says when a weavelet counts as hung. It is asked again and again to
-// take over routing that it has already: a weavelet whose logs are stuck
-// claims to be healthy, but cannot do that. A question that remains unanswered
-// does not count if the deployer itself was held up.
+// Liveness says when a weavelet counts as hung. It is asked again and again for
+// its health, and every fifth time to take over routing that it need not act
+// upon: a weavelet whose log is stuck claims to be healthy, but cannot do that. A
+// question that remains unanswered does not count if the deployer itself was
+// held up.
 type Liveness struct {
 	// Period between questions, which is lengthened by up to a twentieth so
 	// that many weavelets are asked together. Zero means 2 s.

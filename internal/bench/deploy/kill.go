@@ -113,7 +113,7 @@ func (s *site) target(orders bool) (method string, url func(int) string) {
 
 // killOurs kills a replica of the group under our deployer.
 func (b *bench) killOurs(group string, orders bool) (k killing, err error) {
-	s, err := b.deploy("multi", "shop", false, "-replicas", "3", "-log-level", "off")
+	s, err := b.deploy("multi", "shop", false, "-replicas", "3", "-log-level", "debug")
 	if err != nil {
 		return k, err
 	}
