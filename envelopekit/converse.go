@@ -22,10 +22,6 @@ const (
 	// over routing.
 	routingProbe = 5
 
-	// questionRate is how many such questions a second a deployment asks all
-	// its weavelets together.
-	questionRate = 40
-
 	// Waits before something that a weavelet refused is told to it again.
 	firstRetry = 20 * time.Millisecond
 	lastRetry  = time.Second
@@ -151,10 +147,9 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 		return wait
 	}
 	c.poll = firstReadyPoll
-	// Many weavelets are asked less often, so that being well costs little.
-	period := max(d.opts.Liveness.Period, time.Duration(d.weavelets.Load())*time.Second/questionRate)
-	if wait := period - time.Since(c.contact); wait > 0 {
-		return wait
+	period := d.opts.Liveness.Period
+	if wait := period - time.Since(c.contact); wait > period/beats {
+		return d.onBeat(wait)
 	}
 	if !d.say(r, c, "liveness", func(ctx context.Context) error {
 		// Health costs half as much: nothing is logged.
@@ -167,7 +162,18 @@ func (d *Deployment) talk(r *replica, c *conversation) time.Duration {
 		c.asked = routingProbe - 1 // the more telling one is next
 		return c.backOff()
 	}
-	return period
+	return d.onBeat(period)
+}
+
+// beats is how many moments there are in a Liveness.Period at which weavelets
+// are asked.
+const beats = 20
+
+// onBeat lengthens a wait so that questions to many weavelets come together: to
+// wake up for each of them costs several times as much as to ask it.
+func (d *Deployment) onBeat(wait time.Duration) time.Duration {
+	beat := max(1, d.opts.Liveness.Period/beats)
+	return wait + (beat-(time.Since(d.created)+wait)%beat)%beat
 }
 
 // backOff returns how long to wait after a failure.

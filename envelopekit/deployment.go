@@ -26,9 +26,10 @@ var ErrStopped = errors.New("the deployment is stopped")
 // with [Deployment.Run], once. All methods may be called from several
 // goroutines, before, during and after Run.
 type Deployment struct {
-	app  *App
-	opts Options
-	plan placement.Plan
+	app     *App
+	opts    Options
+	plan    placement.Plan
+	created time.Time // what onBeat counts from
 
 	started time.Time
 	events  *eventLog
@@ -36,7 +37,6 @@ type Deployment struct {
 	spans   *queue[[]readOnlySpan]
 
 	spanErrors atomic.Uint64 // exports that failed
-	weavelets  atomic.Int64  // that run
 	starting   chan struct{} // a token for each weavelet that may be starting
 
 	running  atomic.Bool
@@ -95,6 +95,7 @@ func New(app *App, opts Options) (*Deployment, error) {
 		app:        app,
 		opts:       opts,
 		plan:       plan,
+		created:    time.Now(),
 		started:    time.Now(),
 		events:     newEventLog(opts.EventLimit),
 		starting:   make(chan struct{}, opts.MaxStarting),

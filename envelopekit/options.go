@@ -163,9 +163,8 @@ type Options struct {
 // question that remains unanswered does not count if the deployer itself was
 // held up.
 type Liveness struct {
-	// Period between questions to a weavelet. Zero means 2 s. With more than 40
-	// weavelets for each second of it, it is longer: a deployment asks 40
-	// questions a second.
+	// Period between questions, which is lengthened by up to a twentieth so
+	// that many weavelets are asked together. Zero means 2 s.
 	Period time.Duration
 
 	// Timeout of a question, and of every other call to a weavelet. Zero means

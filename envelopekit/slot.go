@@ -190,9 +190,7 @@ func (d *Deployment) runSlot(s *slot) {
 	for {
 		r, err := d.launch(s)
 		if err == nil {
-			d.weavelets.Add(1)
 			err = d.attend(r)
-			d.weavelets.Add(-1)
 			d.forget(r)
 		}
 		if s.retired() || d.life.Err() != nil || !d.restart(s, r, err) {

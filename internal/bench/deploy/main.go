@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command deploy measures how fast applications are deployed, repaired and
 // looked after, side by side with upstream's "weaver multi deploy" where that
 // can do the same.
@@ -54,9 +56,6 @@ func main() {
 }
 
 func run(runs int, only []string) error {
-	if runtime.GOOS != "linux" {
-		return fmt.Errorf("%s is not Linux", runtime.GOOS)
-	}
 	dir, err := os.MkdirTemp("", "wkbench")
 	if err != nil {
 		return err
