@@ -12,15 +12,15 @@ import (
 	"github.com/weaverkit/weaverkit/health"
 )
 
-// wellness says when a replica counts as dead: when it has not answered four
+// wellness says when a replica counts as dead: when it has not answered three
 // times in a row. One that is merely slow answers now and then.
 var wellness = health.Policy{
-	Period:            time.Second,
+	Period:            2 * time.Second,
 	Timeout:           time.Second,
 	SuccessThreshold:  1,
 	FailureThreshold:  2,
-	LivenessThreshold: 4,
-	StartupThreshold:  4,
+	LivenessThreshold: 3,
+	StartupThreshold:  3,
 }
 
 // watchHealth pings the replicas that serve, until ctx ends, and has those
