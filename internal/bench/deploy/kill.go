@@ -28,6 +28,7 @@ const killRate = 200 // requests a second
 // A killing is what came of killing one replica.
 type killing struct {
 	sent, failed int64
+	late         int64         // of failed: sent when the process had ended already
 	inFlight     int64         // requests anywhere in the application at the kill
 	routing      time.Duration // from the exit until the last caller knew
 	serving      time.Duration // from the exit until another one serves
@@ -70,7 +71,7 @@ func (b *bench) kill() error {
 				return err
 			}
 			sent, failed, inFlight = sent+k.sent, failed+k.failed, inFlight+k.inFlight
-			exceeded = exceeded || k.failed > k.inFlight
+			exceeded = exceeded || k.late > 0
 			serving = append(serving, k.serving)
 			if k.routing > 0 {
 				routing = append(routing, k.routing)
@@ -133,7 +134,7 @@ func (b *bench) killOurs(group string, orders bool) (k killing, err error) {
 	}
 	i := slices.IndexFunc(st.Groups, func(g envelopekit.GroupStatus) bool { return g.Name == group })
 	victim := st.Groups[i].Replicas[1]
-	callers := subscribers(group, st)
+	callers := subscribers(group, st, victim.WeaveletID)
 
 	l := startLoad(first2(s.target(orders)), second2(s.target(orders)), killRate)
 	defer l.stop()
@@ -170,6 +171,11 @@ func (b *bench) killOurs(group string, orders bool) (k killing, err error) {
 	k.routing = rerouted(<-logged, group, strings.TrimPrefix(victim.Address, "tcp://"), exit, callers)
 	l.stop()
 	k.sent, k.failed = l.sent.Load(), int64(len(l.failed))
+	for _, f := range l.failed {
+		if f.began.After(exit) {
+			k.late++
+		}
+	}
 	for _, f := range l.failed[:min(3, len(l.failed))] {
 		fmt.Fprintf(os.Stderr, "%s: %v after the exit: %v\n", group, f.at.Sub(exit), f.err)
 	}
@@ -179,13 +185,23 @@ func (b *bench) killOurs(group string, orders bool) (k killing, err error) {
 func first2[A, B any](a A, _ B) A  { return a }
 func second2[A, B any](_ A, b B) B { return b }
 
-// subscribers returns how many weavelets are told where the group is.
-func subscribers(group string, st envelopekit.Status) int {
-	callers := map[string]int{"shop.Catalog": 3, "shop.Cart": 2, "shop.Checkout": 1}[group]
-	if group == "shop.Cart" {
-		callers++ // its own replicas
+// subscribers returns the weavelets that are told where the group is, by the
+// beginnings of their ids, and that outlive the victim.
+func subscribers(group string, st envelopekit.Status, victim string) map[string]bool {
+	told := map[string][]string{
+		"shop.Catalog":  {"main", "shop.Checkout", "shop.Recommender"},
+		"shop.Cart":     {"main", "shop.Checkout", "shop.Cart"}, // a routed component's own replicas, too
+		"shop.Checkout": {"main"},
+	}[group]
+	ids := map[string]bool{}
+	for _, g := range st.Groups {
+		for _, r := range g.Replicas {
+			if slices.Contains(told, g.Name) && r.WeaveletID != victim {
+				ids[r.WeaveletID[:8]] = true
+			}
+		}
 	}
-	return callers * len(st.Groups[0].Replicas)
+	return ids
 }
 
 // settled waits until all replicas serve.
@@ -228,11 +244,11 @@ var updated = regexp.MustCompile(`(?m)^D(\d{4} \d\d:\d\d:\d\d\.\d{6}) weavelet +
 // rerouted finds in the log how long after the exit the last of the callers
 // had taken over routing without the dead replica. It returns 0 for a group
 // that nobody calls.
-func rerouted(log, group, dead string, exit time.Time, callers int) time.Duration {
+func rerouted(log, group, dead string, exit time.Time, callers map[string]bool) time.Duration {
 	known := map[string]time.Duration{}
 	for _, m := range updated.FindAllStringSubmatch(log, -1) {
 		at, err := time.ParseInLocation("0102 15:04:05.000000", m[1], time.Local)
-		if err != nil || m[4] != group || strings.Contains(m[3], dead) {
+		if err != nil || m[4] != group || !callers[m[2]] || strings.Contains(m[3], dead) {
 			continue
 		}
 		at = at.AddDate(exit.Year(), 0, 0)
@@ -244,8 +260,8 @@ func rerouted(log, group, dead string, exit time.Time, callers int) time.Duratio
 	for _, d := range known {
 		last = max(last, d)
 	}
-	if len(known) < callers {
-		fmt.Fprintf(os.Stderr, "%s: only %d of %d callers were told\n", group, len(known), callers)
+	if len(known) < len(callers) {
+		fmt.Fprintf(os.Stderr, "%s: only %d of %d callers were told\n", group, len(known), len(callers))
 		return patience
 	}
 	return last

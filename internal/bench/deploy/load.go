@@ -25,8 +25,8 @@ type load struct {
 }
 
 type failure struct {
-	at  time.Time
-	err error
+	began, at time.Time
+	err       error
 }
 
 // startLoad sends requests of the given method to url(n), n = 0, 1, 2 …
@@ -56,7 +56,7 @@ func startLoad(method string, url func(n int) string, rate int) *load {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				if err != nil {
-					l.failed = append(l.failed, failure{time.Now(), err})
+					l.failed = append(l.failed, failure{begin, time.Now(), err})
 					return
 				}
 				l.ok.Add(1)
