@@ -11,7 +11,8 @@ import (
 // Restart says when a replica that has ended is started again, and when not
 // any more. The zero value is good for use.
 //
-// The first restart is immediate. Further ones wait Base, 2·Base, 4·Base and so
+// The first restart is immediate, but for some milliseconds in which the others
+// are told. Further ones wait Base, 2·Base, 4·Base and so
 // on up to Max, each varied by up to a fifth so that replicas that fail
 // together do not start together. A replica that has served for Stable starts
 // afresh.

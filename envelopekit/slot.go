@@ -453,11 +453,15 @@ func (d *Deployment) failedLocked(s *slot, r *replica, served time.Duration, err
 		}
 		return 0, false
 	}
-	delay = s.count.delay(policy, rand.Float64())
+	delay = max(headStart, s.count.delay(policy, rand.Float64()))
 	s.next = now.Add(delay)
 	d.setStateLocked(s, Waiting, describe(err))
 	return delay, true
 }
+
+// headStart is how long the news that a replica is gone have the processors to
+// themselves, before its successor starts.
+const headStart = 5 * time.Millisecond
 
 // judgeLocked ends the deployment if the group is one that it cannot do
 // without, and none of its replicas runs or will run any more: the main group,
