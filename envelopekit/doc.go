@@ -49,7 +49,8 @@
 // # What it leaves to you
 //
 // Weavelets end with the process that runs the Deployment. Traffic from outside
-// is carried by whatever [Options].Export opens. Load-driven assignments come
-// from an [Assigner]. Nothing is stored on disk but the sockets of live
+// is carried by whatever [Options].Export opens. Assignments that follow the load
+// come from an [Assigner] or, by way of [Options].Members, from a controller such
+// as package routing's. Nothing is stored on disk but the sockets of live
 // weavelets.
 package envelopekit
