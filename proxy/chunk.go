@@ -20,6 +20,7 @@ const (
 	chunkDataCR
 	chunkDataLF
 	trailerStart
+	trailerName
 	trailerLine
 	trailerLF
 	trailerEndLF
@@ -94,8 +95,15 @@ func (s *chunkScanner) scan(b []byte) (n int, ok bool) {
 			case c == '\r':
 				s.state = trailerEndLF
 			case isToken[c]:
-				s.state = trailerLine
+				s.state = trailerName
 			default:
+				return n, false
+			}
+		case trailerName:
+			switch {
+			case c == ':':
+				s.state = trailerLine
+			case !isToken[c]:
 				return n, false
 			}
 		case trailerLine:

@@ -28,6 +28,7 @@ type conn struct {
 	w    *workspace // nil while at rest
 	step func(fd uintptr) bool
 	next action
+	used bool // there was a request
 
 	// For the reaper, which interrupts what takes too long.
 	deadline atomic.Int64 // instant; 0 if there is none
@@ -226,6 +227,7 @@ func (c *conn) until(at instant) {
 func (c *conn) begin(buffered int) {
 	w := c.w
 	p := c.server.proxy
+	c.used = true
 	x := &w.x
 	*x = exchange{p: p, start: p.now(), route: route{tried: x.route.tried[:0]}}
 	sticky := c.key(p.opts.Sticky)

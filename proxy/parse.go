@@ -297,7 +297,7 @@ func (h *head) parseFields(buf []byte, at int) parsed {
 			}
 			h.kinds |= 1 << f.kind
 			if f.kind == lengthField {
-				if h.length = parseLength(rest[value:end]); h.length < 0 {
+				if h.length = parseLength(rest[value:end]); h.length < 0 || bytes.IndexByte(rest[colon:eol], '\t') >= 0 {
 					return unusual
 				}
 			}
