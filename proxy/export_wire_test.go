@@ -70,3 +70,20 @@ func (p *Proxy) Screen(c net.Conn) net.Conn { return newScreened(p, c, nil, true
 
 // BufferSize is how much of a message is held at once.
 const BufferSize = bufferSize
+
+// ScreenState says what the screen takes what comes next for: "head", "body" of
+// that length, "chunks", or "open".
+func ScreenState(c net.Conn) (state string, length int64) {
+	s := c.(*screened)
+	switch s.state {
+	case inBody:
+		return "body", s.left
+	case inChunks:
+		return "chunks", 0
+	case open:
+		return "open", 0
+	case refusing:
+		return "refusing", 0
+	}
+	return "head", 0
+}
