@@ -162,7 +162,11 @@ func (b *backend) load(now instant) float64 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
 	}
 	if b.waiting.Load() > 0 {
-		cost = max(cost, float64(int64(now)-b.answered.Load()))
+		// It owes an answer, and has been silent for longer than it usually
+		// takes: the less likely it is to come.
+		if silent := float64(int64(now) - b.answered.Load()); silent > cost {
+			cost = silent * (silent / cost)
+		}
 	}
 	return cost * (busy + 1) / float64(b.weight.Load())
 }

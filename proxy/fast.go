@@ -38,6 +38,12 @@ type conn struct {
 	left     atomic.Bool // the client was seen to be gone
 
 	slot int // in server.conns
+
+	// Of the lot, where connections rest without a goroutine.
+	fd       int32
+	enlisted bool
+	parked   atomic.Bool
+	warm     bool // counted in server.warm
 }
 
 // An action is what a connection does next.
@@ -47,6 +53,7 @@ const (
 	readMore action = iota
 	hangUp
 	handOver // to net/http
+	park     // in the lot
 	doUpload // of a body that does not fit into the buffer
 )
 
@@ -64,6 +71,14 @@ func (c *conn) serve() {
 			}
 		}
 		switch c.next {
+		case park:
+			c.next = readMore
+			if c.server.lot.park(c) {
+				return // serve is called again when there is something to read
+			}
+			c.warm = true // the lot is being closed
+			c.server.warm.Add(1)
+			continue
 		case doUpload:
 			if c.next = c.upload(); c.next == readMore {
 				c.next = c.advance()
@@ -80,6 +95,9 @@ func (c *conn) serve() {
 			return
 		case hangUp:
 			c.rest()
+			if c.warm {
+				c.server.warm.Add(-1)
+			}
 			c.server.forget(c)
 			c.rwc.Close()
 			return
@@ -101,16 +119,30 @@ func (c *conn) rest() {
 func (c *conn) onReadable(fd uintptr) bool {
 	if c.w == nil {
 		c.w = newWorkspace()
+		if c.warm {
+			c.warm = false
+			c.server.warm.Add(-1)
+		}
 	}
 	for {
 		n, err := readFD(fd, c.w.buf[c.w.n:])
 		switch {
 		case err == errAgain:
-			if !c.pause() {
-				c.next = hangUp
-				return true
+			if c.w.r < c.w.n {
+				return false
 			}
-			return false
+			c.rest()
+			switch {
+			case c.server.closing.Load():
+				c.next = hangUp
+			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
+				c.warm = true
+				return false
+			default:
+				c.server.warm.Add(-1)
+				c.next = park
+			}
+			return true
 		case err != nil:
 			c.next = hangUp
 			return true
@@ -143,20 +175,13 @@ func (c *conn) readLoop() action {
 		if next := c.advance(); next != readMore {
 			return next
 		}
-		if !c.pause() {
-			return hangUp
+		if c.w.r == c.w.n {
+			c.rest()
+			if c.server.closing.Load() {
+				return hangUp
+			}
 		}
 	}
-}
-
-// pause gives the workspace back if it holds nothing. It reports false if the
-// connection has been idle and is to end.
-func (c *conn) pause() bool {
-	if c.w.r < c.w.n {
-		return true
-	}
-	c.rest()
-	return !c.server.closing.Load()
 }
 
 // advance serves the requests that have been read whole.
