@@ -31,6 +31,7 @@ type conn struct {
 
 	// For the reaper, which interrupts what takes too long.
 	deadline atomic.Int64 // instant; 0 if there is none
+	clock    instant      // the time of late, so that it is asked for twice a request only
 	limit    instant      // of the request as a whole; 0 if there is none
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
@@ -197,6 +198,7 @@ func (c *conn) advance() action {
 		}
 		if c.resting.Load() {
 			c.resting.Store(false)
+			c.tick()
 			c.expect(opts.HeaderTimeout)
 		}
 		switch parseRequest(w.buf[w.r:w.n], &w.req) {
@@ -229,14 +231,20 @@ func (c *conn) advance() action {
 	}
 }
 
-// expect has the reaper interrupt the connection when d has passed. Not positive
-// means never; the request as a whole may have a limit all the same.
-func (c *conn) expect(d time.Duration) {
+// tick looks at the clock, as is due after every wait.
+func (c *conn) tick() { c.clock = c.server.proxy.now() }
+
+// expect has the reaper interrupt the connection when d has passed since the
+// last tick. Not positive means never; the request as a whole may have a limit
+// all the same. Only the goroutine of the connection may call it.
+func (c *conn) expect(d time.Duration) { c.expectFrom(c.clock, d) }
+
+func (c *conn) expectFrom(now instant, d time.Duration) {
 	if d <= 0 {
 		c.deadline.Store(int64(c.limit))
 		return
 	}
-	c.until(c.server.proxy.now() + instant(d))
+	c.until(now + instant(d))
 }
 
 func (c *conn) until(at instant) {
@@ -252,7 +260,7 @@ func (c *conn) begin(buffered int) {
 	w := c.w
 	p := c.server.proxy
 	x := &w.x
-	*x = exchange{p: p, start: p.now(), route: route{tried: x.route.tried[:0]}}
+	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
 	sticky := c.key(p.opts.Sticky)
 	if sticky == nil && p.opts.Sticky.kind == issuedCookie {
 		x.issued = newKey()
@@ -293,11 +301,11 @@ func (c *conn) attempts() action {
 	w := c.w
 	x := &w.x
 	for {
-		b, err := x.p.next(c.server.ctx, &x.route)
+		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
+		c.clock = now
 		if err != nil {
 			return c.refuse(NoError, err)
 		}
-		now := x.p.now()
 		x.try(b, now)
 		b.bytesIn.Add(uint64(w.req.length))
 		bc, n, sent, err := c.roundTrip(now)
@@ -315,7 +323,8 @@ func (c *conn) attempts() action {
 			bc.close()
 		}
 		c.backend.Store(nil)
-		x.lose(x.p.now(), kind, err)
+		c.tick()
+		x.lose(c.clock, kind, err)
 		if kind == Canceled {
 			return hangUp
 		}
@@ -331,6 +340,7 @@ func (c *conn) roundTrip(now instant) (bc *backendConn, n int, sent bool, err er
 	w := c.w
 	b := w.x.b
 	bc = b.conns.get()
+	c.clock = now
 	for reused := bc != nil; ; reused = false {
 		if bc == nil {
 			c.expect(0) // dialing has a timeout of its own
@@ -340,11 +350,7 @@ func (c *conn) roundTrip(now instant) (bc *backendConn, n int, sent bool, err er
 		}
 		c.backend.Store(bc)
 		c.waiting.Store(int64(now))
-		if d := w.x.p.opts.ResponseTimeout; d > 0 {
-			c.until(now + instant(d))
-		} else {
-			c.expect(0)
-		}
+		c.expect(w.x.p.opts.ResponseTimeout)
 		n, sent, err = bc.roundTrip(w.out, w.resp[:])
 		if err == nil || !reused || sent && !w.req.idempotent || errorKind(err) != Broken {
 			return bc, n, sent, err

@@ -177,14 +177,11 @@ func (p *Proxy) choose(key, override []byte) *Pool {
 }
 
 // next reserves a backend for the request, and waits for one if there is none
-// that was not tried before. The error is errNoBackend or that of ctx.
-func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
+// that was not tried before. It is told the time, and tells it. The error is
+// errNoBackend or that of ctx.
+func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
+	var change <-chan struct{}
 	for {
-		var change <-chan struct{}
-		if r.held != 0 {
-			change = p.changed.wait()
-		}
-		now := p.now()
 		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
 			b.requests.Add(1)
 			if r.sent+len(r.tried) > 0 {
@@ -193,15 +190,18 @@ func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
 			if open {
 				b.open.Add(1)
 			}
-			return b, nil
+			return b, now, nil
 		}
-		if r.held == 0 { // look once more, in case something changed meanwhile
+		if r.held == 0 {
 			r.held = now + instant(max(p.opts.HoldTimeout, 1))
-			continue
 		}
 		if now >= r.held {
 			p.noPick.Add(1)
-			return nil, errNoBackend
+			return nil, now, errNoBackend
+		}
+		if change == nil { // look once more, in case something changed meanwhile
+			change = p.changed.wait()
+			continue
 		}
 		// What was tried has another chance when it is no longer avoided.
 		again := time.NewTimer(min(avoidTime, time.Duration(r.held-now)))
@@ -211,9 +211,11 @@ func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
 			r.tried = r.tried[:0]
 		case <-ctx.Done():
 			again.Stop()
-			return nil, ctx.Err()
+			return nil, p.now(), ctx.Err()
 		}
 		again.Stop()
+		change = nil
+		now = p.now()
 	}
 }
 

@@ -55,7 +55,8 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 	w := c.w
 	x := &w.x
 	res := &w.res
-	now := x.p.now()
+	c.tick()
+	now := c.clock
 	c.waiting.Store(0)
 	x.answer(now, res.status)
 
@@ -298,10 +299,8 @@ func (c *conn) pieceDeadline(n int64) instant {
 	d := c.server.proxy.opts.BodyTimeout
 	if d > 0 {
 		d = max(d*time.Duration(n/bufferSize+1), c.server.proxy.opts.ResponseTimeout)
-		c.until(now + instant(d))
-	} else {
-		c.expect(0)
 	}
+	c.expectFrom(now, d)
 	c.waiting.Store(int64(now))
 	return now
 }
@@ -346,10 +345,12 @@ func (c *conn) readBody(bc *backendConn, n int64, timeout time.Duration) (int, E
 }
 
 func (c *conn) readPiece(bc *backendConn, n int64, timeout time.Duration) (int, ErrorKind, error) {
+	c.tick()
 	c.expect(timeout)
-	c.waiting.Store(int64(c.server.proxy.now()))
+	c.waiting.Store(int64(c.clock))
 	m, err := bc.conn.Read(c.w.resp[:min(n, bufferSize)])
 	c.waiting.Store(0)
+	c.tick()
 	if m == 0 {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF

@@ -243,14 +243,14 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		transport = &s.h2c
 	}
 	for {
-		b, err := s.proxy.next(req.Context(), &q.exchange.route)
+		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
 		if err != nil {
 			if q.lastErr != nil && errors.Is(err, errNoBackend) {
 				s.proxy.problem("request failed", "pool", q.exchange.route.pool.name, "error", err, "last", q.lastErr)
 			}
 			return nil, err
 		}
-		q.try(b, s.proxy.now())
+		q.try(b, now)
 		ctx, cancel := context.WithCancelCause(req.Context())
 		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
 		out := req.WithContext(ctx)

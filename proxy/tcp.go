@@ -58,14 +58,14 @@ func (t *tcpServer) serve(client net.Conn) {
 	defer func() { x.conclude("", "", "", peer, "TCP") }()
 	t.route(x, peer)
 	for {
-		b, err := p.next(t.ctx, &x.route)
+		b, now, err := p.next(t.ctx, &x.route, p.now())
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
 				p.problem("no backend for a connection", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
 			}
 			return
 		}
-		x.try(b, p.now())
+		x.try(b, now)
 		server, err := p.dial(b.ctx, b.addr)
 		if err != nil {
 			x.lose(p.now(), DialFailed, err)
