@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -416,9 +415,7 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 		return hangUp
 	}
 	status, text := refusal(kind, err)
-	if errors.Is(err, errNoBackend) && x.lastErr != nil {
-		x.p.problem("request failed", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
-	}
+	x.refused(err)
 	x.status = status
 	closing := c.closing()
 	h := append(c.w.head[:0], "HTTP/1.1 "...)

@@ -168,6 +168,9 @@ func (c *conn) broken(bc *backendConn, kind ErrorKind, err error) action {
 	c.backend.Store(nil)
 	bc.close()
 	c.w.x.lose(c.server.proxy.now(), kind, err)
+	if kind != Canceled {
+		c.w.x.refused(err)
+	}
 	if t, ok := c.rwc.(*net.TCPConn); ok && kind != Canceled {
 		_ = t.SetLinger(0)
 	}

@@ -245,9 +245,6 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
 		if err != nil {
-			if q.lastErr != nil && errors.Is(err, errNoBackend) {
-				s.proxy.problem("request failed", "pool", q.exchange.route.pool.name, "error", err, "last", q.lastErr)
-			}
 			return nil, err
 		}
 		q.try(b, now)
@@ -422,6 +419,9 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, text = http.StatusBadRequest, "the body is malformed"
 	}
 	q.status = status
+	if r.Context().Err() == nil {
+		q.refused(err)
+	}
 	if r.ProtoMajor == 1 && q.body != nil {
 		w.Header().Set("Connection", "close")
 	}

@@ -87,7 +87,7 @@ func deploy(c config) error {
 		Placement: c.placement,
 		Replicas:  c.replicas,
 		Prestart:  true,
-		Export:    exporter(sec.Listeners),
+		Export:    exporter(sec.Listeners, screen.logger()),
 		Members:   assigner.setMembers,
 		Log: func(e *protos.LogEntry) {
 			shown(e)
