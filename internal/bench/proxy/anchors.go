@@ -26,8 +26,18 @@ type subject struct {
 	drained func(address string) error
 }
 
-// startSubject starts a subject in front of the backends.
-func startSubject(kind string, backends []backend) (*subject, error) {
+// An aim is what a subject is configured for.
+type aim int
+
+const (
+	speed    aim = iota // the least work a request
+	failures            // the fewest failed requests
+	bigReply            // large replies, whatever memory that takes
+)
+
+// startSubject starts a subject in front of the backends. The Go subjects and
+// nginx but for its buffers are the same whatever the aim.
+func startSubject(kind string, backends []backend, a aim) (*subject, error) {
 	switch kind {
 	case "proxy", "reverseproxy":
 		return startFront(kind, backends)
@@ -41,9 +51,9 @@ func startSubject(kind string, backends []backend) (*subject, error) {
 	for range 3 {
 		var s *subject
 		if kind == "nginx" {
-			s, err = startNginx(backends)
+			s, err = startNginx(backends, a)
 		} else {
-			s, err = startHaproxy(backends)
+			s, err = startHaproxy(backends, a)
 		}
 		if err == nil {
 			return s, nil
@@ -97,7 +107,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-func nginxConfig(dir, address string, backends []backend) string {
+func nginxConfig(dir, address string, backends []backend, a aim) string {
 	var servers strings.Builder
 	for _, b := range backends {
 		if b.weight > 0 {
@@ -108,6 +118,10 @@ func nginxConfig(dir, address string, backends []backend) string {
 	}
 	if len(backends) == 0 {
 		servers.WriteString("    server 127.0.0.1:1 down;\n")
+	}
+	buffers := ""
+	if a == bigReply {
+		buffers = "proxy_buffers 8 128k; proxy_busy_buffers_size 256k;"
 	}
 	return fmt.Sprintf(`daemon off;
 worker_processes 2;
@@ -140,6 +154,7 @@ http {
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_max_temp_file_size 0;
+      %[4]s
       proxy_connect_timeout 1s;
     }
     location /events {
@@ -150,10 +165,10 @@ http {
     }
   }
 }
-`, dir, address, servers.String())
+`, dir, address, servers.String(), buffers)
 }
 
-func startNginx(backends []backend) (*subject, error) {
+func startNginx(backends []backend, a aim) (*subject, error) {
 	dir, err := os.MkdirTemp(workDir, "nginx")
 	if err != nil {
 		return nil, err
@@ -165,7 +180,7 @@ func startNginx(backends []backend) (*subject, error) {
 	s := &subject{address: fmt.Sprintf("127.0.0.1:%d", port)}
 	config := filepath.Join(dir, "nginx.conf")
 	write := func(b []backend) error {
-		return os.WriteFile(config, []byte(nginxConfig(dir, s.address, b)), 0o600)
+		return os.WriteFile(config, []byte(nginxConfig(dir, s.address, b, a)), 0o600)
 	}
 	if err := write(backends); err != nil {
 		return nil, err
@@ -187,15 +202,23 @@ func startNginx(backends []backend) (*subject, error) {
 	return s, nil
 }
 
-func haproxyConfig(socket, address string, backends []backend) string {
+func haproxyConfig(socket, address string, backends []backend, a aim) string {
+	// What may be sent again has to be kept until the answer comes, which costs
+	// about a tenth; random takes no lock where leastconn does.
+	check, retry, balance := "", "", "random(2)"
+	if a == failures {
+		balance = "leastconn"
+		check = "check inter 500ms fall 2 rise 1 observe layer4 error-limit 2 on-error mark-down"
+		retry = "  retry-on conn-failure empty-response\n  http-request disable-l7-retry if !{ method GET HEAD PUT DELETE }"
+	}
 	var servers strings.Builder
 	for i := range haproxySlots {
 		address, state := "127.0.0.1:1", "disabled"
 		if i < len(backends) {
 			address, state = backends[i].address, ""
 		}
-		fmt.Fprintf(&servers, "  server s%d %s weight %d check inter 500ms fall 2 rise 1 observe layer4 error-limit 2 on-error mark-down pool-max-conn 256 %s\n",
-			i, address, haproxyWeight, state)
+		fmt.Fprintf(&servers, "  server s%d %s weight %d %s pool-max-conn 256 %s\n",
+			i, address, haproxyWeight, check, state)
 	}
 	return fmt.Sprintf(`global
   nbthread 2
@@ -211,17 +234,16 @@ defaults
   timeout http-keep-alive 600s
   option redispatch 1
   retries 3
-  retry-on conn-failure empty-response
   option splice-auto
 frontend in
   bind %s backlog 4096
   option forwardfor
-  http-request disable-l7-retry if !{ method GET HEAD PUT DELETE }
   default_backend out
 backend out
-  balance leastconn
+  balance %s
   http-reuse always
-%s`, socket, address, servers.String())
+%s
+%s`, socket, address, balance, retry, servers.String())
 }
 
 const (
@@ -229,7 +251,7 @@ const (
 	haproxyWeight = 10
 )
 
-func startHaproxy(backends []backend) (*subject, error) {
+func startHaproxy(backends []backend, a aim) (*subject, error) {
 	dir, err := os.MkdirTemp(workDir, "haproxy")
 	if err != nil {
 		return nil, err
@@ -240,7 +262,7 @@ func startHaproxy(backends []backend) (*subject, error) {
 	}
 	s := &subject{address: fmt.Sprintf("127.0.0.1:%d", port)}
 	config, socket := filepath.Join(dir, "haproxy.cfg"), filepath.Join(dir, "admin")
-	if err := os.WriteFile(config, []byte(haproxyConfig(socket, s.address, backends)), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(haproxyConfig(socket, s.address, backends, a)), 0o600); err != nil {
 		return nil, err
 	}
 	if s.process, err = start("haproxy", syscall.SIGKILL, "haproxy", "-db", "-q", "-f", config); err != nil {

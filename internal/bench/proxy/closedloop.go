@@ -23,11 +23,6 @@ import (
 // when it has the answer of the last. It runs in a process of its own and in
 // one thread.
 type closedLoop struct {
-	address  string
-	path     string
-	conns    int
-	requests int
-
 	poll    *poller
 	request []byte
 	state   map[int]*loopConn
@@ -55,22 +50,19 @@ func runClosedLoop(args []string) error {
 	if len(args) != 4 {
 		return errors.New("want address, path, connections, requests")
 	}
-	l := &closedLoop{address: args[0], path: args[1], state: map[int]*loopConn{}, buf: make([]byte, 4<<10)}
-	var err error
-	if l.conns, err = strconv.Atoi(args[2]); err != nil {
+	conns, err := strconv.Atoi(args[2])
+	if err != nil {
 		return err
 	}
-	if l.requests, err = strconv.Atoi(args[3]); err != nil {
+	requests, err := strconv.Atoi(args[3])
+	if err != nil {
 		return err
 	}
-	l.request = fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: weaverkit-bench\r\nAccept: */*\r\n\r\n", l.path)
-	if l.poll, err = newPoller(); err != nil {
+	l, err := newClosedLoop(args[0], args[1], conns)
+	if err != nil {
 		return err
 	}
-	if err := l.connect(); err != nil {
-		return err
-	}
-	if _, err := l.run(max(l.requests/5, 2*l.conns)); err != nil {
+	if _, err := l.run(max(requests/5, 2*conns)); err != nil {
 		return fmt.Errorf("warm up: %w", err)
 	}
 	fmt.Println("warm")
@@ -78,7 +70,7 @@ func runClosedLoop(args []string) error {
 		return err
 	}
 	start := time.Now()
-	took, err := l.run(l.requests)
+	took, err := l.run(requests)
 	if err != nil {
 		return err
 	}
@@ -94,32 +86,41 @@ func runClosedLoop(args []string) error {
 	return nil
 }
 
-func (l *closedLoop) connect() error {
-	tcp, err := net.ResolveTCPAddr("tcp4", l.address)
+// newClosedLoop opens the connections of a loop.
+func newClosedLoop(address, path string, conns int) (*closedLoop, error) {
+	l := &closedLoop{
+		request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: weaverkit-bench\r\nAccept: */*\r\n\r\n", path),
+		state:   map[int]*loopConn{},
+		buf:     make([]byte, 4<<10),
+	}
+	tcp, err := net.ResolveTCPAddr("tcp4", address)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if l.poll, err = newPoller(); err != nil {
+		return nil, err
 	}
 	to := &unix.SockaddrInet4{Port: tcp.Port, Addr: [4]byte(tcp.IP.To4())}
-	for range l.conns {
+	for range conns {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := unix.Connect(fd, to); err != nil {
-			return fmt.Errorf("connect: %w", err)
+			return nil, fmt.Errorf("connect: %w", err)
 		}
 		if err := unix.SetNonblock(fd, true); err != nil {
-			return err
+			return nil, err
 		}
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
-			return err
+			return nil, err
 		}
 		if err := l.poll.add(fd, unix.EPOLLIN); err != nil {
-			return err
+			return nil, err
 		}
 		l.state[fd] = &loopConn{}
 	}
-	return nil
+	return l, nil
 }
 
 // run sends n requests and returns how long each took.

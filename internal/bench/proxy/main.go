@@ -79,6 +79,10 @@ func runChild(role string, args []string) error {
 	switch role {
 	case "static":
 		return runStatic()
+	case "replica":
+		return runReplica()
+	case "idle":
+		return runIdle(args)
 	case "closedloop":
 		return runClosedLoop(args)
 	case "proxy", "reverseproxy":
@@ -124,6 +128,13 @@ func (b *bench) run(only, subjects, conns string) error {
 	}{
 		{[]string{"cpu", "p99"}, b.small},
 		{[]string{"large"}, b.large},
+		{[]string{"idle"}, b.idle},
+		{[]string{"kill"}, b.kill},
+		{[]string{"stop"}, b.stop},
+		{[]string{"slow"}, b.slow},
+		{[]string{"churn"}, b.churn},
+		{[]string{"none"}, b.none},
+		{[]string{"sse"}, b.sse},
 	} {
 		if !slices.ContainsFunc(part.rows, func(row string) bool { return b.rows[row] }) {
 			continue

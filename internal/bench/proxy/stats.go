@@ -32,6 +32,15 @@ func (s sample) over(t sample) sample {
 	return ratios
 }
 
+// minus returns the differences to measurements made in the same rounds.
+func (s sample) minus(t sample) sample {
+	var differences sample
+	for i := range min(len(s), len(t)) {
+		differences = append(differences, s[i]-t[i])
+	}
+	return differences
+}
+
 // text returns the median and, in parentheses, the smallest and largest value.
 func (s sample) text(format string) string {
 	if len(s) == 0 {
