@@ -108,7 +108,7 @@ func (b *bench) failedOf(kind string, records []*record, ok func(*record) bool) 
 
 func isPost(r *record) bool  { return r.method == http.MethodPost }
 func notPost(r *record) bool { return !isPost(r) }
-func whatever(*record) bool       { return true }
+func whatever(*record) bool  { return true }
 
 // kill kills one of two backends.
 func (b *bench) kill() error {
