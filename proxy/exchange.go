@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"time"
+)
+
+// An exchange is a request on its way, and what is to be told of it afterwards.
+type exchange struct {
+	p     *Proxy
+	start instant
+	route route
+
+	// The attempt that is under way.
+	b        *backend // nil between attempts
+	began    instant
+	took     time.Duration
+	answered bool
+	upgraded bool
+
+	attempts int
+	status   int   // as the client got it
+	received int64 // bytes of the body of the response
+	last     string
+	lastErr  error
+	issued   string // the value of a cookie that the client is to get
+	trace    trace
+}
+
+// try begins an attempt on a backend that next has reserved.
+func (x *exchange) try(b *backend, now instant) {
+	x.b, x.began, x.took, x.answered, x.upgraded = b, now, 0, false, false
+	x.attempts++
+	x.last = b.addr
+	x.p.budget.request(now)
+}
+
+// answer notes the head of a response.
+func (x *exchange) answer(now instant, status int) {
+	x.took = time.Duration(now - x.began)
+	x.answered = true
+	x.status = status
+	x.b.answer(now, x.took)
+	x.b.statuses[status/100].Add(1)
+}
+
+// finish ends the attempt: the backend has said all.
+func (x *exchange) finish() { x.leave(NoError) }
+
+// lose ends the attempt without a whole response.
+func (x *exchange) lose(now instant, kind ErrorKind, err error) {
+	x.lastErr = err
+	if x.answered {
+		x.b.errors[kind].Add(1)
+	} else {
+		x.took = time.Duration(now - x.began)
+		x.b.fail(now, kind)
+	}
+	if kind != Canceled {
+		x.p.problem("request failed", "pool", x.b.pool.name, "backend", x.b.addr, "kind", kind.String(), "error", err)
+	}
+	x.leave(kind)
+}
+
+func (x *exchange) leave(kind ErrorKind) {
+	b := x.b
+	x.b = nil
+	b.bytesOut.Add(uint64(x.received))
+	b.release(x.upgraded)
+	if report := x.p.opts.Outcome; report != nil {
+		o := Outcome{Pool: b.pool.name, Backend: b.addr, Err: kind, Latency: x.took, Retry: x.attempts > 1}
+		if x.answered {
+			o.Status = x.status
+		}
+		report(o)
+	}
+}
+
+// refusal returns how to answer a request that cannot be served.
+func refusal(kind ErrorKind, err error) (status int, text string) {
+	switch {
+	case errors.Is(err, errNoBackend):
+		return http.StatusServiceUnavailable, "no backend is available"
+	case kind == TimedOut:
+		return http.StatusGatewayTimeout, "the backend did not answer in time"
+	case kind == DialFailed:
+		return http.StatusBadGateway, "the backend cannot be reached"
+	case kind == BadResponse:
+		return http.StatusBadGateway, "the backend's answer is malformed"
+	}
+	return http.StatusBadGateway, "the connection to the backend broke"
+}

@@ -1,0 +1,419 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// This file is the fast path: HTTP/1.1 requests that are plain enough are served
+// here, by one goroutine for each connection, with buffers that it has only
+// while there is a request. What is not is handed to net/http, with all that has
+// been read.
+
+// A conn is a connection of a client, as the fast path has it.
+type conn struct {
+	server *server
+	sock   net.Conn        // below TLS
+	rwc    net.Conn        // sock, or TLS on it
+	raw    syscall.RawConn // nil if there is none
+	peer   netip.Addr
+	trust  bool // of what the peer says of its clients
+
+	w    *workspace // nil while at rest
+	step func(fd uintptr) bool
+	next action
+
+	// For the reaper, which interrupts what takes too long.
+	deadline atomic.Int64 // instant; 0 if there is none
+	limit    instant      // of the request as a whole; 0 if there is none
+	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
+	backend  atomic.Pointer[backendConn]
+	resting  atomic.Bool // between requests
+	left     atomic.Bool // the client was seen to be gone
+
+	slot int // in server.conns
+}
+
+// An action is what a connection does next.
+type action int
+
+const (
+	readMore action = iota
+	hangUp
+	handOver // to net/http
+	doUpload // of a body that does not fit into the buffer
+)
+
+// serve serves the connection until it ends or is handed over.
+func (c *conn) serve() {
+	if c.server.tls != nil {
+		c.server.handshake(c)
+	}
+	for {
+		if c.next == readMore {
+			if c.raw == nil {
+				c.next = c.readLoop()
+			} else if err := c.raw.Read(c.step); err != nil {
+				c.next = hangUp
+			}
+		}
+		switch c.next {
+		case doUpload:
+			if c.next = c.upload(); c.next == readMore {
+				c.next = c.advance()
+			}
+			continue
+		case handOver:
+			c.deadline.Store(0)
+			var read []byte
+			if c.w != nil {
+				read = append(read, c.w.buf[c.w.r:c.w.n]...)
+			}
+			c.rest()
+			c.server.handOver(c, read)
+			return
+		case hangUp:
+			c.rest()
+			c.server.forget(c)
+			c.rwc.Close()
+			return
+		}
+	}
+}
+
+// rest gives the workspace back.
+func (c *conn) rest() {
+	if c.w != nil {
+		c.w.free()
+		c.w = nil
+	}
+}
+
+// onReadable is called by c.raw when there may be something to read. It serves
+// what there is, and returns true when something else is to be done: to return
+// false is to wait. Nobody else can read from the connection meanwhile.
+func (c *conn) onReadable(fd uintptr) bool {
+	if c.w == nil {
+		c.w = newWorkspace()
+	}
+	for {
+		n, err := readFD(fd, c.w.buf[c.w.n:])
+		switch {
+		case err == errAgain:
+			if !c.pause() {
+				c.next = hangUp
+				return true
+			}
+			return false
+		case err != nil:
+			c.next = hangUp
+			return true
+		}
+		c.w.n += n
+		if c.next = c.advance(); c.next != readMore {
+			return true
+		}
+	}
+}
+
+// readLoop is onReadable for connections that can only be read the ordinary
+// way. While at rest they have one byte for what comes first.
+func (c *conn) readLoop() action {
+	var first [1]byte
+	for {
+		into := first[:]
+		if c.w != nil {
+			into = c.w.buf[c.w.n:]
+		}
+		n, err := c.rwc.Read(into)
+		if n == 0 && err != nil {
+			return hangUp
+		}
+		if c.w == nil {
+			c.w = newWorkspace()
+			c.w.buf[0] = first[0]
+		}
+		c.w.n += n
+		if next := c.advance(); next != readMore {
+			return next
+		}
+		if !c.pause() {
+			return hangUp
+		}
+	}
+}
+
+// pause gives the workspace back if it holds nothing. It reports false if the
+// connection has been idle and is to end.
+func (c *conn) pause() bool {
+	if c.w.r < c.w.n {
+		return true
+	}
+	c.rest()
+	return !c.server.closing.Load()
+}
+
+// advance serves the requests that have been read whole.
+func (c *conn) advance() action {
+	w := c.w
+	opts := &c.server.proxy.opts
+	for {
+		if w.r == w.n {
+			w.r, w.n = 0, 0
+			c.resting.Store(true)
+			c.expect(opts.IdleTimeout)
+			return readMore
+		}
+		if c.resting.Load() {
+			c.resting.Store(false)
+			c.expect(opts.HeaderTimeout)
+		}
+		switch parseRequest(w.buf[w.r:w.n], &w.req) {
+		case unusual:
+			return handOver
+		case incomplete:
+			if w.n-w.r >= min(len(w.buf), opts.MaxHeaderBytes) {
+				return handOver
+			}
+			w.compact()
+			return readMore
+		}
+		switch size := int64(w.req.size) + w.req.length; {
+		case w.req.size > opts.MaxHeaderBytes, opts.MaxBodyBytes > 0 && w.req.length > opts.MaxBodyBytes:
+			return handOver // to be refused there
+		case size > int64(len(w.buf)):
+			return doUpload
+		case size > int64(w.n-w.r):
+			w.compact()
+			c.expect(opts.BodyTimeout)
+			return readMore
+		default:
+			next := c.request()
+			w.r += int(size)
+			if next != readMore {
+				return next
+			}
+			c.resting.Store(true)
+		}
+	}
+}
+
+// expect has the reaper interrupt the connection when d has passed. Not positive
+// means never; the request as a whole may have a limit all the same.
+func (c *conn) expect(d time.Duration) {
+	if d <= 0 {
+		c.deadline.Store(int64(c.limit))
+		return
+	}
+	c.until(c.server.proxy.now() + instant(d))
+}
+
+func (c *conn) until(at instant) {
+	if c.limit != 0 {
+		at = min(at, c.limit)
+	}
+	c.deadline.Store(int64(at))
+}
+
+// begin chooses the pool of the request in c.w.req, and prepares what goes to
+// its backend: the head, and the part of the body that is in the buffer.
+func (c *conn) begin(buffered int) {
+	w := c.w
+	p := c.server.proxy
+	x := &w.x
+	*x = exchange{p: p, start: p.now(), route: route{tried: x.route.tried[:0]}}
+	sticky := c.key(p.opts.Sticky)
+	if sticky == nil && p.opts.Sticky.kind == issuedCookie {
+		x.issued = newKey()
+		sticky = []byte(x.issued)
+	}
+	x.route.pool = p.choose(sticky, c.key(p.opts.Override))
+	if p.opts.Balance == Hash {
+		if key := c.key(p.opts.HashBy); key != nil {
+			x.route.key, x.route.hashed = hashKey(0, key), true
+		}
+	}
+	if p.opts.Span != nil {
+		x.trace = c.trace()
+	}
+	if p.opts.RequestTimeout > 0 {
+		c.limit = x.start + instant(p.opts.RequestTimeout)
+	}
+	w.out = c.appendRequest(w.out[:0])
+	body := w.r + w.req.size
+	w.out = append(w.out, w.buf[body:body+buffered]...)
+}
+
+// request serves the request in c.w.req, whose body is in the buffer.
+func (c *conn) request() action {
+	w := c.w
+	x := &w.x
+	c.begin(int(w.req.length))
+	if m := x.p.mirrored(x.route.pool); m != nil {
+		m.send(w.out)
+	}
+	next := c.attempts()
+	c.conclude()
+	return next
+}
+
+// attempts tries to have the request answered.
+func (c *conn) attempts() action {
+	w := c.w
+	x := &w.x
+	for {
+		b, err := x.p.next(c.server.ctx, &x.route)
+		if err != nil {
+			return c.refuse(NoError, err)
+		}
+		now := x.p.now()
+		x.try(b, now)
+		b.bytesIn.Add(uint64(w.req.length))
+		bc, n, sent, err := c.roundTrip(now)
+		var kind ErrorKind
+		if err == nil {
+			n, kind, err = c.readHead(bc, n)
+			if err == nil {
+				return c.respond(bc, n, false)
+			}
+			sent = true
+		} else {
+			kind = c.kindOf(bc, err)
+		}
+		if bc != nil {
+			bc.close()
+		}
+		c.backend.Store(nil)
+		x.lose(x.p.now(), kind, err)
+		if kind == Canceled {
+			return hangUp
+		}
+		if !x.p.mayRetry(&x.route, b, sent, w.req.idempotent && (kind == Broken || kind == DialFailed)) {
+			return c.refuse(kind, err)
+		}
+	}
+}
+
+// roundTrip sends the request to the backend of the attempt, and reads what
+// comes first. If there is an error the connection, if any, is to be closed.
+func (c *conn) roundTrip(now instant) (bc *backendConn, n int, sent bool, err error) {
+	w := c.w
+	b := w.x.b
+	bc = b.conns.get()
+	for reused := bc != nil; ; reused = false {
+		if bc == nil {
+			c.expect(0) // dialing has a timeout of its own
+			if bc, err = b.dial(b.ctx); err != nil {
+				return nil, 0, false, err
+			}
+		}
+		c.backend.Store(bc)
+		c.waiting.Store(int64(now))
+		if d := w.x.p.opts.ResponseTimeout; d > 0 {
+			c.until(now + instant(d))
+		} else {
+			c.expect(0)
+		}
+		n, sent, err = bc.roundTrip(w.out, w.resp[:])
+		if err == nil || !reused || sent && !w.req.idempotent || errorKind(err) != Broken {
+			return bc, n, sent, err
+		}
+		// The backend closed the connection while the request was on its way.
+		bc.close()
+		bc = nil
+	}
+}
+
+// kindOf says what an error of the attempt means.
+func (c *conn) kindOf(bc *backendConn, err error) ErrorKind {
+	switch {
+	case c.left.Load() || c.server.ctx.Err() != nil:
+		return Canceled
+	case bc == nil:
+		return DialFailed
+	case c.w.x.b.ctx.Err() != nil:
+		return Broken // its time to drain is over
+	}
+	return errorKind(err)
+}
+
+// key returns what a request has for a key, or nil.
+func (c *conn) key(k Key) []byte {
+	w := c.w
+	buf := w.buf[w.r:]
+	switch k.kind {
+	case byHeader:
+		for i := range w.req.n {
+			f := &w.req.fields[i]
+			if int(f.colon-f.start) == len(k.name) && equalFold(buf[f.start:f.colon], k.lower) {
+				return f.val(buf)
+			}
+		}
+	case byCookie, issuedCookie:
+		for i := range w.req.n {
+			if f := &w.req.fields[i]; f.kind == cookieField {
+				if v, ok := cookieValue(f.val(buf), k.name); ok && len(v) > 0 {
+					return v
+				}
+			}
+		}
+	case clientAddr:
+		return c.client().AppendTo(nil)
+	}
+	return nil
+}
+
+// client returns the address of the client, which may be behind the peer.
+func (c *conn) client() netip.Addr {
+	w := c.w
+	if !c.trust || !w.req.has(forwardedForField) {
+		return c.peer
+	}
+	return c.server.proxy.client(c.peer, string(w.req.join(w.buf[w.r:], forwardedForField, nil)))
+}
+
+// refuse answers in place of a backend.
+func (c *conn) refuse(kind ErrorKind, err error) action {
+	x := &c.w.x
+	if c.server.ctx.Err() != nil {
+		return hangUp
+	}
+	status, text := refusal(kind, err)
+	if errors.Is(err, errNoBackend) && x.lastErr != nil {
+		x.p.problem("request failed", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
+	}
+	x.status = status
+	closing := c.closing()
+	h := append(c.w.head[:0], "HTTP/1.1 "...)
+	h = strconv.AppendInt(h, int64(status), 10)
+	h = append(append(append(h, ' '), http.StatusText(status)...), "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
+	h = strconv.AppendInt(h, int64(len(text)+1), 10)
+	if closing {
+		h = append(h, "\r\nConnection: close"...)
+	}
+	h = append(h, "\r\n\r\n"...)
+	if !c.w.req.isHead {
+		h = append(append(h, text...), '\n')
+	}
+	c.w.head = h
+	if !c.write(h) || closing {
+		return hangUp
+	}
+	return readMore
+}
+
+// closing reports whether the connection is to end after the request.
+func (c *conn) closing() bool { return c.w.req.close || c.server.closing.Load() }
+
+// write sends to the client, which must not take too long.
+func (c *conn) write(b []byte) bool {
+	c.expect(c.server.proxy.opts.BodyTimeout)
+	_, err := c.rwc.Write(b)
+	return err == nil
+}

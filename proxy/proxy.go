@@ -1,0 +1,290 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// DefaultPool is the pool that gets all traffic until SetSplit says otherwise.
+const DefaultPool = "default"
+
+// A Proxy passes requests to backends. All methods may be called concurrently.
+type Proxy struct {
+	opts    Options
+	epoch   time.Time
+	changed announcer
+	budget  budget
+	slow    slowPath
+
+	split  atomic.Pointer[split]
+	pools  atomic.Pointer[map[string]*Pool] // copied when it changes
+	mirror atomic.Pointer[mirror]
+	turn   atomic.Uint64 // of the split
+
+	noPick   atomic.Uint64 // requests that found no backend
+	refused  atomic.Uint64 // by the screen
+	problems logLimit
+	mirrors  mirrorStats
+
+	mu     sync.Mutex // guards changes of split, pools and mirror, and the following
+	shares []Share
+	gone   Counts // of pools that were closed
+}
+
+// New returns a proxy without backends. An error names the field of opts that is
+// wrong. A proxy has no goroutines of its own but while requests are mirrored;
+// [Proxy.Close] waits for those.
+func New(opts Options) (*Proxy, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("new proxy: %w", err)
+	}
+	p := &Proxy{opts: opts, epoch: time.Now(), budget: budget{share: opts.RetryBudget}}
+	p.pools.Store(&map[string]*Pool{})
+	p.slow.init(p)
+	if err := p.SetSplit(Share{DefaultPool, whole}); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Proxy) now() instant { return instant(time.Since(p.epoch)) }
+
+// Pool returns the pool of that name, and makes it if there is none. A new pool
+// has no backends, and gets no traffic before it has a share of it.
+func (p *Proxy) Pool(name string) *Pool {
+	if pool := (*p.pools.Load())[name]; pool != nil {
+		return pool
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.poolLocked(name)
+}
+
+func (p *Proxy) poolLocked(name string) *Pool {
+	old := *p.pools.Load()
+	if pool := old[name]; pool != nil {
+		return pool
+	}
+	pool := &Pool{name: name, proxy: p}
+	next := maps.Clone(old)
+	next[name] = pool
+	p.pools.Store(&next)
+	return pool
+}
+
+// dropPool forgets a pool that has been closed. If it has a share of the
+// traffic an empty one takes its place.
+func (p *Proxy) dropPool(pool *Pool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := *p.pools.Load()
+	if old[pool.name] != pool {
+		return
+	}
+	next := maps.Clone(old)
+	delete(next, pool.name)
+	p.pools.Store(&next)
+	if slices.ContainsFunc(p.shares, func(s Share) bool { return s.Pool == pool.name }) {
+		p.split.Store(newSplit(p.shares, p.poolLocked))
+	}
+	pool.mu.Lock()
+	p.gone.add(pool.total)
+	pool.mu.Unlock()
+}
+
+// SetBackends makes the addresses the backends of [DefaultPool], see
+// [Pool.SetBackends].
+func (p *Proxy) SetBackends(addresses []string) { p.Pool(DefaultPool).SetBackends(addresses) }
+
+// SetSplit says which share of the traffic each pool gets, newest first; shares
+// must sum to 10,000. It takes effect for requests that come after it has
+// returned.
+//
+// Without Options.Sticky each request is decided by itself, and exactly: among
+// any number of requests in a row, the count of each of two pools is its share,
+// rounded up or down; with more pools it is off by less than 2. A pool with
+// share 0 gets nothing, but for requests that ask for it, see Options.Override.
+//
+// With Options.Sticky a client stays in its pool. When the share of the newest
+// pool rises and those of the others fall in proportion, clients move to the
+// newest only, and nobody moves between others.
+func (p *Proxy) SetSplit(shares ...Share) error {
+	if err := checkSplit(shares); err != nil {
+		return fmt.Errorf("set split: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shares = slices.Clone(shares)
+	p.split.Store(newSplit(p.shares, p.poolLocked))
+	p.changed.announce()
+	return nil
+}
+
+// Close ends what is in flight, at once, and waits for mirrored requests. Calls of
+// Serve end by their contexts; requests that come after it are held as if there
+// were no backends.
+func (p *Proxy) Close() {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, pool := range *p.pools.Load() {
+		_ = pool.Close(ended) // its error is that it did not wait
+	}
+	p.mirrors.running.Wait()
+	p.slow.http1.CloseIdleConnections()
+	p.slow.h2c.CloseIdleConnections()
+}
+
+// cookie returns the Set-Cookie field that issues a key.
+func (p *Proxy) cookie(key string) string {
+	return p.opts.Sticky.name + "=" + key + "; Path=/; HttpOnly; SameSite=Lax"
+}
+
+// errNoBackend says that there was none for as long as a request may wait.
+var errNoBackend = errors.New("no backend")
+
+// A route is the way of one request to its backend.
+type route struct {
+	pool   *Pool
+	key    uint64 // for Hash
+	hashed bool
+	tried  []*backend
+	sent   int     // attempts that a backend may have seen
+	held   instant // until when it may wait for a backend; 0 if it did not wait yet
+}
+
+// choose returns the pool of a request that has a sticky key, if not nil, and
+// asks for the pool of a name, if not nil.
+func (p *Proxy) choose(key, override []byte) *Pool {
+	if override != nil {
+		if pool := (*p.pools.Load())[string(override)]; pool != nil {
+			return pool
+		}
+	}
+	s := p.split.Load()
+	if key != nil {
+		return s.sticky(hashKey(0, key))
+	}
+	return s.at(p.turn.Add(1) - 1)
+}
+
+// next reserves a backend for the request, and waits for one if there is none
+// that was not tried before. The error is errNoBackend or that of ctx.
+func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
+	for {
+		var change <-chan struct{}
+		if r.held != 0 {
+			change = p.changed.wait()
+		}
+		now := p.now()
+		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
+			b.requests.Add(1)
+			if r.sent+len(r.tried) > 0 {
+				b.retries.Add(1)
+			}
+			if open {
+				b.open.Add(1)
+			}
+			return b, nil
+		}
+		if r.held == 0 { // look once more, in case something changed meanwhile
+			r.held = now + instant(max(p.opts.HoldTimeout, 1))
+			continue
+		}
+		if now >= r.held {
+			p.noPick.Add(1)
+			return nil, errNoBackend
+		}
+		// What was tried has another chance when it is no longer avoided.
+		again := time.NewTimer(min(avoidTime, time.Duration(r.held-now)))
+		select {
+		case <-change:
+		case <-again.C:
+			r.tried = r.tried[:0]
+		case <-ctx.Done():
+			again.Stop()
+			return nil, ctx.Err()
+		}
+		again.Stop()
+	}
+}
+
+// mayRetry reports whether a request that failed is to be tried elsewhere: it
+// was not sent, or sending it twice does no harm.
+func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
+	r.tried = append(r.tried, b)
+	if !sent {
+		return true // next bounds them by time
+	}
+	r.sent++
+	return idempotent && r.sent < p.opts.MaxAttempts && p.budget.retry(p.now())
+}
+
+// An Outcome is how a request to a backend ended.
+type Outcome struct {
+	Pool    string
+	Backend string // its address
+	Status  int    // 0 if there was no response
+	Err     ErrorKind
+	Latency time.Duration // to the head of the response, or the failure
+	Retry   bool          // it was not the first attempt
+}
+
+// trusted reports whether a peer's forwarding headers are to be believed.
+func (p *Proxy) trusted(peer netip.Addr) bool {
+	return slices.ContainsFunc(p.opts.TrustedProxies, func(t netip.Prefix) bool { return t.Contains(peer) })
+}
+
+// client returns the address of the client behind the peer: the last one of
+// those that proxies name which is not trusted itself.
+func (p *Proxy) client(peer netip.Addr, forwardedFor string) netip.Addr {
+	forwardedFor = strings.TrimRight(forwardedFor, ", ")
+	for forwardedFor != "" && p.trusted(peer) {
+		var last string
+		if i := strings.LastIndexByte(forwardedFor, ','); i >= 0 {
+			forwardedFor, last = forwardedFor[:i], forwardedFor[i+1:]
+		} else {
+			forwardedFor, last = "", forwardedFor
+		}
+		a, err := netip.ParseAddr(strings.TrimSpace(last))
+		if err != nil {
+			break
+		}
+		peer = a.Unmap()
+	}
+	return peer
+}
+
+// An announcer wakes those who wait for a change.
+type announcer struct {
+	mu sync.Mutex
+	c  chan struct{}
+}
+
+// wait returns a channel that is closed at the next change.
+func (a *announcer) wait() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.c == nil {
+		a.c = make(chan struct{})
+	}
+	return a.c
+}
+
+func (a *announcer) announce() {
+	a.mu.Lock()
+	c := a.c
+	a.c = nil
+	a.mu.Unlock()
+	if c != nil {
+		close(c)
+	}
+}

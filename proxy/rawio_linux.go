@@ -1,0 +1,32 @@
+package proxy
+
+import (
+	"io"
+	"syscall"
+	"unsafe"
+)
+
+// awaitReadable waits until there is something to read, and returns how much
+// there is.
+func awaitReadable(raw syscall.RawConn) (n int64, err error) {
+	rerr := raw.Read(func(fd uintptr) bool {
+		var avail int32
+		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&avail))); e != 0 {
+			err = e
+			return true
+		}
+		n = int64(avail)
+		if n == 0 && closedFD(fd) {
+			err = io.EOF
+		}
+		return n > 0 || err != nil
+	})
+	if rerr != nil {
+		return 0, rerr
+	}
+	return n, err
+}
+
+// canSplice reports whether the kernel can pass bytes from one connection to
+// another.
+const canSplice = true

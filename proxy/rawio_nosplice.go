@@ -1,0 +1,12 @@
+//go:build !linux
+
+package proxy
+
+import (
+	"errors"
+	"syscall"
+)
+
+func awaitReadable(syscall.RawConn) (int64, error) { return 0, errors.ErrUnsupported }
+
+const canSplice = false

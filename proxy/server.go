@@ -1,0 +1,336 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A server is one call of Serve or ServeTLS.
+type server struct {
+	proxy  *Proxy
+	scheme string
+	tls    *tls.Config // nil for plaintext
+
+	ctx     context.Context // ends when what is in flight must
+	abort   context.CancelFunc
+	closing atomic.Bool // nothing new
+
+	handed *handedConns // connections for http
+	http   *http.Server
+	wg     sync.WaitGroup
+	accept acceptor
+
+	mu    sync.Mutex // guards the following
+	conns []*conn    // of the fast path
+	other map[*notifyConn]struct{}
+	none  chan struct{} // closed when closing and there are no connections left
+}
+
+// Serve accepts plaintext connections, and serves HTTP/1.1 and HTTP/2 (with prior
+// knowledge) on them, until ctx ends or accepting fails for good. Then it closes
+// the listener, lets requests in flight end for Options.DrainTimeout, ends those
+// that remain, and returns: nil if ctx ended. It may be called several times, for
+// several listeners.
+func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
+	return p.serve(ctx, l, nil)
+}
+
+// ServeTLS is Serve with TLS 1.2 or 1.3; it needs Options.GetCertificate.
+func (p *Proxy) ServeTLS(ctx context.Context, l net.Listener) error {
+	if p.opts.GetCertificate == nil {
+		l.Close()
+		return errors.New("serve TLS: set Options.GetCertificate, for instance to CertificateFiles(...)")
+	}
+	return p.serve(ctx, l, &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: p.opts.GetCertificate,
+	})
+}
+
+func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	s := &server{
+		proxy:  p,
+		scheme: "http",
+		tls:    config,
+		handed: &handedConns{addr: l.Addr(), c: make(chan net.Conn), done: make(chan struct{})},
+		accept: acceptor{proxy: p, places: make(chan struct{}, p.opts.MaxConns)},
+		other:  map[*notifyConn]struct{}{},
+		none:   make(chan struct{}),
+	}
+	if config != nil {
+		s.scheme = "https"
+	}
+	s.ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
+	defer s.abort()
+	s.http = p.slow.server(s)
+
+	var running sync.WaitGroup
+	stop := make(chan struct{})
+	running.Go(func() { _ = s.http.Serve(s.handed) }) // it fails when it is closed
+	running.Go(func() { s.reap(stop) })
+	err := s.accept.run(ctx, l, s.start)
+	s.shutdown()
+	close(stop)
+	running.Wait()
+	s.wg.Wait()
+	return err
+}
+
+// start serves a connection in a goroutine of its own.
+func (s *server) start(rwc net.Conn) {
+	c := &conn{server: s, sock: rwc, rwc: rwc, peer: peerOf(rwc)}
+	c.trust = len(s.proxy.opts.TrustedProxies) > 0 && s.proxy.trusted(c.peer)
+	c.resting.Store(true)
+	c.expect(s.proxy.opts.HeaderTimeout)
+	if s.tls == nil {
+		c.raw = rawConn(rwc)
+		c.step = c.onReadable
+	} else {
+		c.sock = &notifyConn{Conn: rwc}
+		c.rwc = tls.Server(c.sock, s.tls)
+	}
+	s.mu.Lock()
+	c.slot = len(s.conns)
+	s.conns = append(s.conns, c)
+	s.mu.Unlock()
+	s.wg.Go(c.serve)
+}
+
+// handshake begins a connection of TLS.
+func (s *server) handshake(c *conn) {
+	t := c.rwc.(*tls.Conn)
+	if err := t.HandshakeContext(s.ctx); err != nil {
+		c.next = hangUp
+	} else if t.ConnectionState().NegotiatedProtocol == "h2" {
+		c.next = handOver
+	}
+}
+
+// A notifyConn tells when it is closed.
+type notifyConn struct {
+	net.Conn
+	onClose atomic.Pointer[func()]
+}
+
+func (c *notifyConn) Close() error {
+	err := c.Conn.Close()
+	if f := c.onClose.Swap(nil); f != nil {
+		(*f)()
+	}
+	return err
+}
+
+// peerOf returns the address of the peer, if it is that of a host.
+func peerOf(c net.Conn) netip.Addr {
+	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	a, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+	return a.Addr().Unmap()
+}
+
+// forget is called by a connection that ends.
+func (s *server) forget(c *conn) {
+	s.mu.Lock()
+	s.unlistLocked(c)
+	s.leftLocked()
+	s.mu.Unlock()
+	s.accept.leave()
+}
+
+func (s *server) unlistLocked(c *conn) {
+	last := len(s.conns) - 1
+	s.conns[c.slot] = s.conns[last]
+	s.conns[c.slot].slot = c.slot
+	s.conns[last] = nil
+	s.conns = s.conns[:last]
+}
+
+func (s *server) leftLocked() {
+	if s.closing.Load() && len(s.conns) == 0 && len(s.other) == 0 {
+		select {
+		case <-s.none:
+		default:
+			close(s.none)
+		}
+	}
+}
+
+// handOver gives a connection to net/http, with what has been read of it.
+func (s *server) handOver(c *conn, read []byte) {
+	sock, notifies := c.sock.(*notifyConn)
+	if !notifies {
+		sock = &notifyConn{Conn: c.sock}
+	}
+	onClose := func() { s.closed(sock) }
+	sock.onClose.Store(&onClose)
+	s.mu.Lock()
+	s.unlistLocked(c)
+	s.other[sock] = struct{}{}
+	s.mu.Unlock()
+
+	to := c.rwc
+	t, encrypted := to.(*tls.Conn)
+	switch {
+	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
+	case encrypted:
+		to = screenedTLS{newScreened(s.proxy, t, read), t}
+	default:
+		to = newScreened(s.proxy, sock, read)
+	}
+	select {
+	case s.handed.c <- to:
+	case <-s.handed.done:
+		to.Close()
+	}
+}
+
+// closed is called when a connection that was handed over has been closed.
+func (s *server) closed(c *notifyConn) {
+	s.mu.Lock()
+	_, ok := s.other[c]
+	delete(s.other, c)
+	s.leftLocked()
+	s.mu.Unlock()
+	if ok {
+		s.accept.leave()
+	}
+}
+
+// shutdown lets what is in flight end, and then ends it.
+func (s *server) shutdown() {
+	s.mu.Lock()
+	s.closing.Store(true)
+	for _, c := range s.conns {
+		if c.resting.Load() {
+			c.sock.SetReadDeadline(longAgo)
+		}
+	}
+	s.leftLocked()
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(s.ctx, s.proxy.opts.DrainTimeout)
+	defer cancel()
+	_ = s.http.Shutdown(ctx) // its error is ctx's
+	select {
+	case <-s.none:
+		return
+	case <-ctx.Done():
+	}
+	s.abort()
+	s.http.Close()
+	s.mu.Lock()
+	for _, c := range s.conns {
+		c.interrupt()
+	}
+	var other []*notifyConn
+	for c := range s.other {
+		other = append(other, c)
+	}
+	s.mu.Unlock()
+	for _, c := range other {
+		c.Close()
+	}
+	<-s.none
+}
+
+// interrupt ends what the connection waits for.
+func (c *conn) interrupt() {
+	c.sock.SetDeadline(longAgo)
+	if bc := c.backend.Load(); bc != nil {
+		bc.interrupt()
+	}
+}
+
+// The reaper looks at all connections so often. Timeouts may be longer by that.
+const reapTime = 500 * time.Millisecond
+
+// reap interrupts connections whose deadline has passed, and ends those whose
+// clients are gone while they wait for a backend.
+func (s *server) reap(stop <-chan struct{}) {
+	tick := time.NewTicker(reapTime)
+	defer tick.Stop()
+	var late, waiting []*conn
+	for n := 0; ; n++ {
+		select {
+		case <-tick.C:
+		case <-stop:
+			return
+		}
+		late, waiting = late[:0], waiting[:0]
+		now := int64(s.proxy.now())
+		s.mu.Lock()
+		for _, c := range s.conns {
+			if d := c.deadline.Load(); d != 0 && d < now {
+				late = append(late, c)
+			} else if w := c.waiting.Load(); w != 0 && now-w > int64(reapTime) {
+				waiting = append(waiting, c)
+			} else if s.closing.Load() && c.resting.Load() {
+				late = append(late, c)
+			}
+		}
+		s.mu.Unlock()
+		for _, c := range late {
+			c.interrupt()
+		}
+		for _, c := range waiting {
+			if c.clientGone() {
+				c.left.Store(true)
+				c.interrupt()
+			}
+		}
+		s.proxy.closeIdle(instant(now))
+	}
+}
+
+// clientGone reports whether the client has closed the connection.
+func (c *conn) clientGone() (gone bool) {
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) { gone = closedFD(fd) })
+	}
+	return gone
+}
+
+// closeIdle closes connections to backends that have been idle for too long.
+func (p *Proxy) closeIdle(now instant) {
+	before := now - instant(p.opts.BackendIdleTimeout)
+	for _, pool := range *p.pools.Load() {
+		if set := pool.set.Load(); set != nil {
+			for _, b := range set.all {
+				b.conns.closeOld(before)
+			}
+		}
+	}
+}
+
+// handedConns is the listener of the http.Server: of connections that the fast
+// path has handed over.
+type handedConns struct {
+	addr net.Addr
+	c    chan net.Conn
+	once sync.Once
+	done chan struct{}
+}
+
+func (h *handedConns) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.c:
+		return c, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handedConns) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+func (h *handedConns) Addr() net.Addr { return h.addr }

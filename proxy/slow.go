@@ -1,0 +1,542 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A slowPath serves requests with net/http: what the fast path does not, and
+// all if the proxy is the handler of somebody's server.
+type slowPath struct {
+	proxy   *Proxy
+	reverse httputil.ReverseProxy
+	http1   http.Transport
+	h2c     http.Transport
+	quiet   *log.Logger
+}
+
+func (s *slowPath) init(p *Proxy) {
+	s.proxy = p
+	s.quiet = log.New(io.Discard, "", 0)
+	s.http1 = http.Transport{
+		DialContext:            s.dial,
+		MaxIdleConnsPerHost:    p.opts.MaxIdleConns,
+		IdleConnTimeout:        p.opts.BackendIdleTimeout,
+		DisableCompression:     true,
+		ResponseHeaderTimeout:  max(p.opts.ResponseTimeout, 0),
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		Protocols:              new(http.Protocols),
+	}
+	s.http1.Protocols.SetHTTP1(true)
+	s.h2c = http.Transport{
+		DialContext:            s.dial,
+		IdleConnTimeout:        p.opts.BackendIdleTimeout,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+		Protocols:              new(http.Protocols),
+		// A backend that is dead without a word is found out.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+	}
+	s.h2c.Protocols.SetUnencryptedHTTP2(true)
+	s.reverse = httputil.ReverseProxy{
+		Rewrite:        s.rewrite,
+		Transport:      s,
+		FlushInterval:  -1,
+		ErrorLog:       s.quiet,
+		BufferPool:     bodyBuffers{},
+		ModifyResponse: s.modify,
+		ErrorHandler:   s.fail,
+	}
+}
+
+// server returns the server for connections that the fast path hands over.
+func (s *slowPath) server(owner *server) *http.Server {
+	opts := &s.proxy.opts
+	srv := &http.Server{
+		Handler:                      s.proxy,
+		ReadHeaderTimeout:            opts.HeaderTimeout,
+		IdleTimeout:                  opts.IdleTimeout,
+		MaxHeaderBytes:               opts.MaxHeaderBytes,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     s.quiet,
+		Protocols:                    new(http.Protocols),
+		BaseContext:                  func(net.Listener) context.Context { return owner.ctx },
+	}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	return srv
+}
+
+type bodyBuffers struct{}
+
+func (bodyBuffers) Get() []byte  { return copyBuffers.Get().(*[32 << 10]byte)[:] }
+func (bodyBuffers) Put(b []byte) { copyBuffers.Put((*[32 << 10]byte)(b)) }
+
+// A request is what the slow path knows of one.
+type request struct {
+	exchange
+	upgrade bool
+	grpc    bool
+	peer    netip.Addr
+	body    *requestBody // nil if there is none
+	timeout *time.Timer  // nil if there is none
+}
+
+type requestKey struct{}
+
+// ServeHTTP passes a request to a backend, and its response back. It is for
+// those who have a server of their own; [Proxy.Serve] costs far less.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect {
+		w.Header().Set("Connection", "close")
+		http.Error(w, "this is no forward proxy", http.StatusMethodNotAllowed)
+		return
+	}
+	q := &request{exchange: exchange{p: p, start: p.now()}}
+	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		q.peer = a.Addr().Unmap()
+	}
+	up := r.Header.Get("Upgrade")
+	q.upgrade = up != "" && !isH2C(up)
+	q.grpc = r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), requestKey{}, q))
+	defer cancel(nil)
+	if d := p.opts.RequestTimeout; d > 0 {
+		q.timeout = time.AfterFunc(d, func() { cancel(errTimeout) })
+		defer q.timeout.Stop()
+	}
+	if limit := p.opts.MaxBodyBytes; limit > 0 {
+		if r.ContentLength > limit {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "the body is too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+	}
+	p.slow.route(q, r)
+	mirrored := p.mirrored(q.route.pool)
+	out := r.WithContext(ctx)
+	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
+		q.body = &requestBody{ReadCloser: r.Body}
+		if mirrored != nil || r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
+			q.body.keep(mirrored, max(r.ContentLength, 0))
+		}
+		out.Body = q.body
+		// Without it net/http would read the whole body before the response.
+		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
+	}
+	recorder := &statusWriter{ResponseWriter: w}
+	defer func() {
+		if q.b != nil { // the reverse proxy panicked with http.ErrAbortHandler, or forgot
+			q.lose(p.now(), Canceled, errClientGone)
+		}
+		if q.status == 0 {
+			q.status = recorder.status
+		}
+		if mirrored != nil && q.body.kept() {
+			mirrored.sendRequest(q, r)
+		}
+		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
+	}()
+	p.slow.reverse.ServeHTTP(recorder, out)
+}
+
+var errTimeout = errors.New("the request took too long")
+
+// route chooses the pool of a request.
+func (s *slowPath) route(q *request, r *http.Request) {
+	opts := &s.proxy.opts
+	client := s.proxy.clientOf(q.peer, r).String()
+	value := func(k Key) []byte {
+		if v := k.of(r, client); v != "" {
+			return []byte(v)
+		}
+		return nil
+	}
+	sticky := value(opts.Sticky)
+	if sticky == nil && opts.Sticky.kind == issuedCookie {
+		q.issued = newKey()
+		sticky = []byte(q.issued)
+	}
+	q.exchange.route.pool = s.proxy.choose(sticky, value(opts.Override))
+	if opts.Balance == Hash {
+		if key := value(opts.HashBy); key != nil {
+			q.exchange.route.key, q.exchange.route.hashed = hashKey(0, key), true
+		}
+	}
+	if opts.Span != nil {
+		q.trace = s.proxy.newTrace(r.Header.Get("Traceparent"), len(r.Header["Traceparent"]))
+	}
+}
+
+// clientOf returns the address of the client, which may be behind the peer.
+func (p *Proxy) clientOf(peer netip.Addr, r *http.Request) netip.Addr {
+	return p.client(peer, joinValues(r.Header["X-Forwarded-For"]))
+}
+
+// rewrite makes the request what a backend gets.
+func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
+	q := r.In.Context().Value(requestKey{}).(*request)
+	h := r.Out.Header
+	r.Out.URL.Scheme = "http"
+	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	if !q.upgrade {
+		h.Del("Connection")
+		h.Del("Upgrade")
+	}
+	h.Del("Http2-Settings")
+	scheme := "http"
+	if r.In.TLS != nil {
+		scheme = "https"
+	}
+	prior, forwarded := "", ""
+	if s.proxy.trusted(q.peer) {
+		prior, forwarded = joinValues(r.In.Header["X-Forwarded-For"]), joinValues(r.In.Header["Forwarded"])
+		for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
+			if v, ok := r.In.Header[name]; ok {
+				h[name] = v
+			}
+		}
+	} else {
+		for name := range h {
+			if strings.HasPrefix(name, "X-Forwarded-") {
+				delete(h, name)
+			}
+		}
+	}
+	h.Set("X-Forwarded-For", prior+string(appendAddr(nil, q.peer)))
+	if h.Get("X-Forwarded-Host") == "" {
+		h.Set("X-Forwarded-Host", r.In.Host)
+	}
+	if h.Get("X-Forwarded-Proto") == "" {
+		h.Set("X-Forwarded-Proto", scheme)
+	}
+	h.Set("Forwarded", forwarded+string(appendForwarded(nil, q.peer, r.In.Host, scheme)))
+	if q.trace.on {
+		h.Set("Traceparent", string(q.trace.append(nil)))
+	}
+}
+
+// RoundTrip has a backend answer the request. It implements [http.RoundTripper]
+// for the reverse proxy.
+func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
+	q := req.Context().Value(requestKey{}).(*request)
+	transport := &s.http1
+	if q.grpc && s.proxy.opts.Backends == Auto || s.proxy.opts.Backends == H2C && !q.upgrade {
+		transport = &s.h2c
+	}
+	for {
+		b, err := s.proxy.next(req.Context(), &q.exchange.route)
+		if err != nil {
+			if q.lastErr != nil && errors.Is(err, errNoBackend) {
+				s.proxy.problem("request failed", "pool", q.exchange.route.pool.name, "error", err, "last", q.lastErr)
+			}
+			return nil, err
+		}
+		q.try(b, s.proxy.now())
+		ctx, cancel := context.WithCancelCause(req.Context())
+		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
+		out := req.WithContext(ctx)
+		url := *req.URL
+		url.Host = urlHost(b.addr)
+		out.URL = &url
+		if q.body != nil {
+			out.Body = q.body.attempt()
+		}
+		resp, err := transport.RoundTrip(out)
+		if err == nil {
+			q.answer(s.proxy.now(), resp.StatusCode)
+			resp.Body = q.track(resp, func() { stop(); cancel(nil) })
+			return resp, nil
+		}
+		stop()
+		kind := q.kindOf(req.Context(), ctx, err)
+		cancel(nil)
+		q.lose(s.proxy.now(), kind, err)
+		sent := kind != DialFailed
+		replayable := q.body == nil || q.body.replayable()
+		retry := kind != Canceled && s.proxy.mayRetry(&q.exchange.route, b, sent, isIdempotent(req.Method) && kind == Broken)
+		if !retry || !replayable {
+			return nil, &backendError{kind, err}
+		}
+	}
+}
+
+// A backendError is why the last backend did not answer.
+type backendError struct {
+	kind ErrorKind
+	err  error
+}
+
+func (e *backendError) Error() string { return e.err.Error() }
+func (e *backendError) Unwrap() error { return e.err }
+
+func isIdempotent(method string) bool {
+	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}, method)
+}
+
+// kindOf says what an error of a transport means. client is the request's
+// context, ctx the attempt's.
+func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
+	var dial *dialError
+	var timeout net.Error
+	switch {
+	case q.body != nil && q.body.failed() != nil:
+		return Canceled // by the client
+	case errors.As(err, &dial):
+		return DialFailed
+	case errors.Is(context.Cause(client), errTimeout):
+		return TimedOut
+	case client.Err() != nil:
+		return Canceled
+	case ctx.Err() != nil:
+		return Broken // its time to drain is over
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return TimedOut
+	case strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "invalid"), strings.Contains(err.Error(), "exceeded"):
+		return BadResponse // net/http has no errors to tell them by
+	}
+	return Broken
+}
+
+// track ends the attempt when the body has been read or closed.
+func (q *request) track(resp *http.Response, cancel func()) io.ReadCloser {
+	t := &trackedBody{ReadCloser: resp.Body, q: q, cancel: cancel}
+	rw, ok := resp.Body.(io.ReadWriteCloser)
+	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
+		return t
+	}
+	q.upgraded = true
+	q.b.upgraded()
+	if q.timeout != nil {
+		q.timeout.Stop()
+	}
+	t.stop = context.AfterFunc(q.b.ctx, func() { rw.Close() })
+	return &upgradedBody{trackedBody: t, w: rw}
+}
+
+type trackedBody struct {
+	io.ReadCloser
+	q        *request
+	cancel   func()
+	stop     func() bool
+	received atomic.Int64
+	failed   atomic.Pointer[error]
+	once     sync.Once
+}
+
+func (t *trackedBody) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	t.received.Add(int64(n))
+	if err != nil && err != io.EOF {
+		t.failed.Store(&err)
+	}
+	return n, err
+}
+
+func (t *trackedBody) Close() error {
+	err := t.ReadCloser.Close()
+	t.once.Do(func() {
+		t.q.received = t.received.Load()
+		if t.stop != nil {
+			t.stop()
+		}
+		if failed := t.failed.Load(); failed != nil && !t.q.upgraded {
+			kind := Broken
+			if errors.Is(*failed, context.Canceled) {
+				kind = Canceled
+			}
+			t.q.lose(t.q.p.now(), kind, *failed)
+		} else {
+			t.q.finish()
+		}
+		t.cancel()
+	})
+	return err
+}
+
+// An upgradedBody is that of a response that switches protocols.
+type upgradedBody struct {
+	*trackedBody
+	w io.Writer
+}
+
+func (u *upgradedBody) Write(p []byte) (int, error) { return u.w.Write(p) }
+
+// CloseWrite lets one direction end before the other.
+func (u *upgradedBody) CloseWrite() error {
+	if c, ok := u.w.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// modify changes the response before the client gets it.
+func (s *slowPath) modify(resp *http.Response) error {
+	q := resp.Request.Context().Value(requestKey{}).(*request)
+	if q.issued != "" {
+		resp.Header.Add("Set-Cookie", s.proxy.cookie(q.issued))
+	}
+	if q.upgrade && resp.StatusCode != http.StatusSwitchingProtocols {
+		// What the client sends next may be of the other protocol.
+		resp.Header.Set("Connection", "close")
+	}
+	return nil
+}
+
+// fail answers in place of a backend.
+func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
+	q := r.Context().Value(requestKey{}).(*request)
+	kind := Broken
+	var be *backendError
+	if errors.As(err, &be) {
+		kind = be.kind
+	}
+	status, text := refusal(kind, err)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.Is(context.Cause(r.Context()), errTimeout):
+		status, text = http.StatusGatewayTimeout, "the request took too long"
+	case q.body != nil && errors.As(q.body.failed(), &tooLarge):
+		status, text = http.StatusRequestEntityTooLarge, "the body is too large"
+	case q.body != nil && errors.Is(q.body.failed(), os.ErrDeadlineExceeded):
+		status, text = http.StatusRequestTimeout, "the body came too slowly"
+	case q.body != nil && q.body.failed() != nil:
+		status, text = http.StatusBadRequest, "the body is malformed"
+	}
+	q.status = status
+	if r.ProtoMajor == 1 && q.body != nil {
+		w.Header().Set("Connection", "close")
+	}
+	http.Error(w, text, status)
+}
+
+// A dialError says that there was no connection.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
+	conn, err := s.proxy.dial(ctx, backendAddr(host))
+	if err != nil {
+		return nil, &dialError{err}
+	}
+	return conn, nil
+}
+
+const unixHost = ".unix.invalid:80"
+
+// urlHost returns an address as the host of a URL, which tells the transports
+// which connections they can use again; backendAddr returns the address.
+func urlHost(addr string) string {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return hex.EncodeToString([]byte(path)) + unixHost
+	}
+	return addr
+}
+
+func backendAddr(host string) string {
+	if path, ok := strings.CutSuffix(host, unixHost); ok {
+		if b, err := hex.DecodeString(path); err == nil {
+			return "unix:" + string(b)
+		}
+	}
+	return host
+}
+
+// A requestBody is the body of a request, which may have to be sent again.
+type requestBody struct {
+	io.ReadCloser
+	touched atomic.Bool
+	err     atomic.Pointer[error]
+	buf     []byte // all of it, if whole
+	whole   bool
+}
+
+// keep reads the body if it is small enough.
+func (b *requestBody) keep(m *mirror, length int64) {
+	limit := int64(bufferSize)
+	if m != nil {
+		limit = maxMirrored
+	}
+	if length > limit {
+		return
+	}
+	buf, err := io.ReadAll(io.LimitReader(b, limit+1))
+	if err == nil && int64(len(buf)) <= limit {
+		b.buf, b.whole = buf, true
+		return
+	}
+	// Too large after all: what was read goes first.
+	rest := b.ReadCloser
+	b.ReadCloser = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(buf), rest), rest}
+	b.touched.Store(false)
+}
+
+func (b *requestBody) kept() bool { return b == nil || b.whole }
+
+func (b *requestBody) attempt() io.ReadCloser {
+	if b.whole {
+		return io.NopCloser(bytes.NewReader(b.buf))
+	}
+	return b
+}
+
+func (b *requestBody) replayable() bool { return b.whole || !b.touched.Load() }
+
+func (b *requestBody) failed() error {
+	if e := b.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.touched.Store(true)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.err.Store(&err)
+	}
+	return n, err
+}
+
+// Close does nothing: a transport closes the body of every attempt, and the
+// server closes the body itself.
+func (b *requestBody) Close() error { return nil }
+
+// A statusWriter remembers the status.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status < 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+

@@ -1,0 +1,204 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// upload serves the request in c.w.req, whose body is larger than the buffer: it
+// passes the body on while it waits for the response. Such a request is sent
+// once.
+func (c *conn) upload() action {
+	w := c.w
+	buffered := w.n - w.r - w.req.size
+	c.begin(buffered)
+	next := c.tryUpload(w.req.length - int64(buffered))
+	c.conclude()
+	w.r = w.n // nothing else can have been read
+	return next
+}
+
+func (c *conn) tryUpload(left int64) action {
+	w := c.w
+	x := &w.x
+	for {
+		b, err := x.p.next(c.server.ctx, &x.route)
+		if err != nil {
+			c.refuse(NoError, err)
+			c.linger()
+			return hangUp
+		}
+		x.try(b, x.p.now())
+		bc, sent, err := c.sendHead()
+		if err != nil {
+			kind := c.kindOf(bc, err)
+			if bc != nil {
+				bc.close()
+			}
+			c.backend.Store(nil)
+			x.lose(x.p.now(), kind, err)
+			if kind != Canceled && x.p.mayRetry(&x.route, b, sent, false) {
+				continue
+			}
+			c.refuse(kind, err)
+			c.linger()
+			return hangUp
+		}
+		return c.passBody(bc, left)
+	}
+}
+
+// sendHead sends the head and what there is of the body.
+func (c *conn) sendHead() (bc *backendConn, sent bool, err error) {
+	w := c.w
+	b := w.x.b
+	bc = b.conns.get()
+	for reused := bc != nil; ; reused = false {
+		if bc == nil {
+			c.expect(0)
+			if bc, err = b.dial(b.ctx); err != nil {
+				return nil, false, err
+			}
+		}
+		c.backend.Store(bc)
+		c.expect(w.x.p.opts.ResponseTimeout)
+		n, err := bc.conn.Write(w.out)
+		if err == nil || n > 0 || !reused {
+			return bc, n > 0, err
+		}
+		bc.close()
+		bc = nil
+	}
+}
+
+// passBody passes the rest of the body on, and the response back.
+func (c *conn) passBody(bc *backendConn, left int64) action {
+	w := c.w
+	x := &w.x
+	done := make(chan error, 1)
+	b := x.b
+	go func() {
+		n, err := c.copyBody(bc, left)
+		b.bytesIn.Add(uint64(n))
+		done <- err
+	}()
+	finished := false
+	var upErr error
+	stop := func() { // waits for the goroutine above
+		if !finished {
+			c.rwc.SetReadDeadline(longAgo)
+			bc.interrupt()
+			upErr = <-done
+			finished = true
+		}
+	}
+
+	n, err := bc.conn.Read(w.resp[:])
+	kind := NoError
+	if err == nil {
+		n, kind, err = c.readHead(bc, n)
+	} else {
+		kind = c.kindOf(bc, err)
+	}
+	select {
+	case upErr = <-done:
+		finished = true
+	default:
+	}
+	if err != nil {
+		stop()
+		if errors.Is(upErr, errClientGone) {
+			kind, err = Canceled, errClientGone
+		}
+		c.backend.Store(nil)
+		bc.close()
+		x.lose(x.p.now(), kind, err)
+		if kind == Canceled {
+			return hangUp
+		}
+		c.refuse(kind, err)
+		c.linger()
+		return hangUp
+	}
+	if finished && upErr == nil {
+		return c.respond(bc, n, false)
+	}
+	// The backend answers before it has all: the client is told, and then both
+	// connections end.
+	c.respond(bc, n, true)
+	stop()
+	c.linger()
+	return hangUp
+}
+
+// copyBody passes n bytes of a body from the client to the backend.
+func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
+	p := c.server.proxy
+	began := p.now()
+	_, fromTCP := c.rwc.(*net.TCPConn)
+	to, toTCP := bc.conn.(*net.TCPConn)
+	splice := canSplice && fromTCP && toTCP
+	var buf []byte
+	if !splice {
+		b := copyBuffers.Get().(*[32 << 10]byte)
+		defer copyBuffers.Put(b)
+		buf = b[:]
+	}
+	for copied < n {
+		c.bodyDeadline(began, copied)
+		var m int64
+		if splice {
+			// As much as there is: then only the backend is waited for.
+			if m, err = awaitReadable(c.raw); err == nil {
+				c.expect(p.opts.ResponseTimeout)
+				m, err = to.ReadFrom(&io.LimitedReader{R: c.rwc, N: min(m, n-copied)})
+				copied += m
+				if err != nil {
+					return copied, err // the backend's answer, if any, says more
+				}
+				continue
+			}
+		} else {
+			var k int
+			if k, err = c.rwc.Read(buf[:min(int64(len(buf)), n-copied)]); k > 0 {
+				c.expect(p.opts.ResponseTimeout)
+				k, err = bc.conn.Write(buf[:k])
+				copied += int64(k)
+				if err != nil {
+					return copied, err
+				}
+				continue
+			}
+		}
+		bc.interrupt()
+		return copied, errClientGone
+	}
+	c.expect(p.opts.ResponseTimeout)
+	return copied, nil
+}
+
+// bodyDeadline gives the client BodyTimeout for more of its body, of which it
+// has sent some, unless it has been slower than MinBodyRate.
+func (c *conn) bodyDeadline(began instant, copied int64) {
+	opts := &c.server.proxy.opts
+	if opts.BodyTimeout <= 0 {
+		c.expect(0)
+		return
+	}
+	limit := c.server.proxy.now() + instant(opts.BodyTimeout)
+	if opts.MinBodyRate > 0 {
+		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(copied)/float64(opts.MinBodyRate)*float64(time.Second)))
+	}
+	c.until(limit)
+}
+
+// linger ends the connection so that the client gets what was written last, even
+// if it is still sending.
+func (c *conn) linger() {
+	c.deadline.Store(0)
+	if cw, ok := c.rwc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		readAll(c.rwc)
+	}
+}
