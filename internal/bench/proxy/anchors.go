@@ -180,7 +180,12 @@ func startNginx(backends []backend, a aim) (*subject, error) {
 	s := &subject{address: fmt.Sprintf("127.0.0.1:%d", port)}
 	config := filepath.Join(dir, "nginx.conf")
 	write := func(b []backend) error {
-		return os.WriteFile(config, []byte(nginxConfig(dir, s.address, b, a)), 0o600)
+		// nginx may be reading the last one.
+		next := config + ".next"
+		if err := os.WriteFile(next, []byte(nginxConfig(dir, s.address, b, a)), 0o600); err != nil {
+			return err
+		}
+		return os.Rename(next, config)
 	}
 	if err := write(backends); err != nil {
 		return nil, err
