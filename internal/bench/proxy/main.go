@@ -12,6 +12,15 @@
 // with the smallest and the largest value, beside what is to be reached. It
 // needs Linux, and nginx and haproxy in the PATH unless -subjects leaves them
 // out. BENCHMARKS.md of the repository has results.
+//
+// Quick looks while something is tuned:
+//
+//	go run . -only cpu -subjects proxy,haproxy -conns 16,128 -requests 100000 -runs 5
+//	go run . -only cpu -subjects proxy -conns 128 -runs 1 -profile /tmp
+//	go run . -only kill,stop -subjects proxy -v
+//
+// With -judge all the others are held against the bars as well, which shows
+// that these can be missed.
 package main
 
 import (
@@ -19,10 +28,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -121,6 +132,13 @@ func (b *bench) run(only, subjects, conns string) error {
 		return err
 	}
 	defer os.RemoveAll(workDir)
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		os.RemoveAll(workDir)
+		os.Exit(1) // which ends all that start has started
+	}()
 	fmt.Printf("%s, %d processors, %d runs, %s\n", runtime.Version(), runtime.NumCPU(), b.runs, versions(b.subjects))
 	for _, part := range []struct {
 		rows []string

@@ -35,8 +35,9 @@ type process struct {
 	got []string   // ids that came in lines "got ID"; see runReplica
 }
 
-// start starts a program. It is killed when this process ends, however it
-// ends.
+// start starts a program. It gets the signal when this process ends, however
+// that ends: the kernel watches the thread that called, and no thread of this
+// process ends before the process does.
 func start(name string, signal syscall.Signal, program string, args ...string) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(program, args...), lines: make(chan string, 64), exited: make(chan struct{})}
 	p.cmd.Stderr = os.Stderr
