@@ -118,7 +118,7 @@ func (b *bench) kill() error {
 		if err != nil {
 			return err
 		}
-		c.show(fmt.Sprintf("One of two backends gets SIGKILL, %d requests/s", rate), b.subjects,
+		c.show(fmt.Sprintf("One of two backends gets SIGKILL, %d requests/s of 20 ms each", rate), b.subjects,
 			[]string{"requests", "failed, not POST", "POST failed", "read by the dead", "begun before its end", "begun later", "failed in the last second", "POST sent twice"})
 		for _, kind := range b.judged() {
 			what := fmt.Sprintf("SIGKILL at %d requests/s: ", rate)
@@ -138,6 +138,13 @@ func (b *bench) killOnce(c count, kind string, rate int) error {
 		return err
 	}
 	defer t.close()
+	// The longer it takes, the more requests are under way when it ends.
+	for _, r := range t.replicas {
+		if _, err := r.tell("delay", "20ms"); err != nil {
+			return err
+		}
+	}
+	time.Sleep(500 * time.Millisecond)
 	dead := t.replicas[0]
 	if err := dead.cmd.Process.Kill(); err != nil {
 		return err
