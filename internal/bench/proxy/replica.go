@@ -22,8 +22,8 @@ const (
 	// idHeader has the number of a request, and of the one that is answered.
 	idHeader = "X-Bench-Id"
 
-	// workTime is how long a replica takes to answer, so that there are
-	// requests under way when it is killed.
+	// workTime is how long a replica takes to answer if it is not told
+	// otherwise.
 	workTime = 2 * time.Millisecond
 
 	eventPause = 100 * time.Millisecond
