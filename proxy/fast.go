@@ -31,6 +31,8 @@ type conn struct {
 	// For the reaper, which interrupts what takes too long.
 	deadline atomic.Int64 // instant; 0 if there is none
 	clock    instant      // the time of late, so that it is asked for twice a request only
+	pieces   bool         // the head of the request does not come at once
+	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
@@ -208,6 +210,7 @@ func (c *conn) advance() action {
 				return handOver
 			}
 			w.compact()
+			c.pieces = true
 			return readMore
 		}
 		switch size := int64(w.req.size) + w.req.length; {
@@ -216,12 +219,18 @@ func (c *conn) advance() action {
 		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
 			return handOver // which can mirror it
 		case size > int64(len(w.buf)):
+			c.arrived()
 			return doUpload
 		case size > int64(w.n-w.r):
 			w.compact()
-			c.expect(opts.BodyTimeout)
+			c.tick()
+			if c.owed == 0 {
+				c.owed = c.clock
+			}
+			c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size))
 			return readMore
 		default:
+			c.arrived()
 			next := c.request()
 			w.r += int(size)
 			if next != readMore {
@@ -229,6 +238,14 @@ func (c *conn) advance() action {
 			}
 			c.resting.Store(true)
 		}
+	}
+}
+
+// arrived notes that a request can be served, which may have come in pieces.
+func (c *conn) arrived() {
+	if c.owed != 0 || c.pieces {
+		c.tick()
+		c.owed, c.pieces = 0, false
 	}
 }
 
