@@ -435,6 +435,9 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 	}
 	status, text := refusal(kind, err)
 	x.refused(err)
+	if kind == TimedOut {
+		c.sock.SetDeadline(time.Time{}) // the reaper interrupts both ends
+	}
 	x.status = status
 	closing := c.closing()
 	h := append(c.w.head[:0], "HTTP/1.1 "...)
