@@ -154,17 +154,22 @@ func (b *backend) avoided(now instant) bool {
 	return !b.healthy.Load() || b.failures.Load() > 0 && int64(now) < b.avoid.Load()
 }
 
-// load is what PeakEWMA compares: about how long a request would take.
-func (b *backend) load(now instant) float64 {
+// load is what PeakEWMA compares: about how long a request would take, if a
+// backend of the mean weight works off its requests one after the other.
+func (b *backend) load(now instant, mean float64) float64 {
 	busy := float64(b.busy.Load())
 	cost := b.latency.at(now)
 	if cost == 0 && busy > 0 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
 	}
 	if b.waiting.Load() > 0 {
-		cost = max(cost, float64(int64(now)-b.answered.Load()))
+		// It owes an answer, and has been silent for longer than it usually
+		// takes: the less likely it is to come.
+		if silent := float64(int64(now) - b.answered.Load()); silent > cost {
+			cost = silent * (silent / cost)
+		}
 	}
-	return cost * (busy + 1) / float64(b.weight.Load())
+	return cost * (1 + busy*mean/float64(b.weight.Load()))
 }
 
 // An average is a moving average of latencies that follows peaks at once, and

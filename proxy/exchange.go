@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 )
@@ -58,7 +59,8 @@ func (x *exchange) lose(now instant, kind ErrorKind, err error) {
 		x.b.fail(now, kind)
 	}
 	if kind != Canceled {
-		x.p.problem("request failed", "pool", x.b.pool.name, "backend", x.b.addr, "kind", kind.String(), "error", err)
+		// It may be tried elsewhere: refused says what failed in the end.
+		x.p.log(slog.LevelInfo, "attempt failed", "pool", x.b.pool.name, "backend", x.b.addr, "kind", kind.String(), "error", err)
 	}
 	x.leave(kind)
 }
@@ -75,6 +77,11 @@ func (x *exchange) leave(kind ErrorKind) {
 		}
 		report(o)
 	}
+}
+
+// refused says why the request gets no response from a backend, or only a part.
+func (x *exchange) refused(err error) {
+	x.p.problem("request failed", "pool", x.route.pool.name, "backend", x.last, "attempts", x.attempts, "error", err, "last", x.lastErr)
 }
 
 // refusal returns how to answer a request that cannot be served.

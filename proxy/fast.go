@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -32,6 +31,9 @@ type conn struct {
 
 	// For the reaper, which interrupts what takes too long.
 	deadline atomic.Int64 // instant; 0 if there is none
+	clock    instant      // the time of late, so that it is asked for twice a request only
+	pieces   bool         // the head of the request does not come at once
+	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
@@ -39,6 +41,12 @@ type conn struct {
 	left     atomic.Bool // the client was seen to be gone
 
 	slot int // in server.conns
+
+	// Of the lot, where connections rest without a goroutine.
+	fd       int32
+	enlisted bool
+	parked   atomic.Bool
+	warm     bool // counted in server.warm
 }
 
 // An action is what a connection does next.
@@ -48,6 +56,7 @@ const (
 	readMore action = iota
 	hangUp
 	handOver // to net/http
+	park     // in the lot
 	doUpload // of a body that does not fit into the buffer
 )
 
@@ -65,6 +74,14 @@ func (c *conn) serve() {
 			}
 		}
 		switch c.next {
+		case park:
+			c.next = readMore
+			if c.server.lot.park(c) {
+				return // serve is called again when there is something to read
+			}
+			c.warm = true // the lot is being closed
+			c.server.warm.Add(1)
+			continue
 		case doUpload:
 			if c.next = c.upload(); c.next == readMore {
 				c.next = c.advance()
@@ -81,6 +98,9 @@ func (c *conn) serve() {
 			return
 		case hangUp:
 			c.rest()
+			if c.warm {
+				c.server.warm.Add(-1)
+			}
 			c.server.forget(c)
 			c.rwc.Close()
 			return
@@ -102,16 +122,30 @@ func (c *conn) rest() {
 func (c *conn) onReadable(fd uintptr) bool {
 	if c.w == nil {
 		c.w = newWorkspace()
+		if c.warm {
+			c.warm = false
+			c.server.warm.Add(-1)
+		}
 	}
 	for {
 		n, err := readFD(fd, c.w.buf[c.w.n:])
 		switch {
 		case err == errAgain:
-			if !c.pause() {
-				c.next = hangUp
-				return true
+			if c.w.r < c.w.n {
+				return false
 			}
-			return false
+			c.rest()
+			switch {
+			case c.server.closing.Load():
+				c.next = hangUp
+			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
+				c.warm = true
+				return false
+			default:
+				c.server.warm.Add(-1)
+				c.next = park
+			}
+			return true
 		case err != nil:
 			c.next = hangUp
 			return true
@@ -144,20 +178,13 @@ func (c *conn) readLoop() action {
 		if next := c.advance(); next != readMore {
 			return next
 		}
-		if !c.pause() {
-			return hangUp
+		if c.w.r == c.w.n {
+			c.rest()
+			if c.server.closing.Load() {
+				return hangUp
+			}
 		}
 	}
-}
-
-// pause gives the workspace back if it holds nothing. It reports false if the
-// connection has been idle and is to end.
-func (c *conn) pause() bool {
-	if c.w.r < c.w.n {
-		return true
-	}
-	c.rest()
-	return !c.server.closing.Load()
 }
 
 // advance serves the requests that have been read whole.
@@ -173,6 +200,7 @@ func (c *conn) advance() action {
 		}
 		if c.resting.Load() {
 			c.resting.Store(false)
+			c.tick()
 			c.expect(opts.HeaderTimeout)
 		}
 		switch parseRequest(w.buf[w.r:w.n], &w.req) {
@@ -183,18 +211,27 @@ func (c *conn) advance() action {
 				return handOver
 			}
 			w.compact()
+			c.pieces = true
 			return readMore
 		}
 		switch size := int64(w.req.size) + w.req.length; {
 		case w.req.size > opts.MaxHeaderBytes, opts.MaxBodyBytes > 0 && w.req.length > opts.MaxBodyBytes:
 			return handOver // to be refused there
+		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
+			return handOver // which can mirror it
 		case size > int64(len(w.buf)):
+			c.arrived()
 			return doUpload
 		case size > int64(w.n-w.r):
 			w.compact()
-			c.expect(opts.BodyTimeout)
+			c.tick()
+			if c.owed == 0 {
+				c.owed = c.clock
+			}
+			c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size))
 			return readMore
 		default:
+			c.arrived()
 			next := c.request()
 			w.r += int(size)
 			if next != readMore {
@@ -205,14 +242,28 @@ func (c *conn) advance() action {
 	}
 }
 
-// expect has the reaper interrupt the connection when d has passed. Not positive
-// means never; the request as a whole may have a limit all the same.
-func (c *conn) expect(d time.Duration) {
+// arrived notes that a request can be served, which may have come in pieces.
+func (c *conn) arrived() {
+	if c.owed != 0 || c.pieces {
+		c.tick()
+		c.owed, c.pieces = 0, false
+	}
+}
+
+// tick looks at the clock, as is due after every wait.
+func (c *conn) tick() { c.clock = c.server.proxy.now() }
+
+// expect has the reaper interrupt the connection when d has passed since the
+// last tick. Not positive means never; the request as a whole may have a limit
+// all the same. Only the goroutine of the connection may call it.
+func (c *conn) expect(d time.Duration) { c.expectFrom(c.clock, d) }
+
+func (c *conn) expectFrom(now instant, d time.Duration) {
 	if d <= 0 {
 		c.deadline.Store(int64(c.limit))
 		return
 	}
-	c.until(c.server.proxy.now() + instant(d))
+	c.until(now + instant(d))
 }
 
 func (c *conn) until(at instant) {
@@ -229,7 +280,7 @@ func (c *conn) begin(buffered int) {
 	p := c.server.proxy
 	c.used = true
 	x := &w.x
-	*x = exchange{p: p, start: p.now(), route: route{tried: x.route.tried[:0]}}
+	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
 	sticky := c.key(p.opts.Sticky)
 	if sticky == nil && p.opts.Sticky.kind == issuedCookie {
 		x.issued = newKey()
@@ -270,11 +321,11 @@ func (c *conn) attempts() action {
 	w := c.w
 	x := &w.x
 	for {
-		b, err := x.p.next(c.server.ctx, &x.route)
+		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
+		c.clock = now
 		if err != nil {
 			return c.refuse(NoError, err)
 		}
-		now := x.p.now()
 		x.try(b, now)
 		b.bytesIn.Add(uint64(w.req.length))
 		bc, n, sent, err := c.roundTrip(now)
@@ -292,7 +343,8 @@ func (c *conn) attempts() action {
 			bc.close()
 		}
 		c.backend.Store(nil)
-		x.lose(x.p.now(), kind, err)
+		c.tick()
+		x.lose(c.clock, kind, err)
 		if kind == Canceled {
 			return hangUp
 		}
@@ -308,6 +360,7 @@ func (c *conn) roundTrip(now instant) (bc *backendConn, n int, sent bool, err er
 	w := c.w
 	b := w.x.b
 	bc = b.conns.get()
+	c.clock = now
 	for reused := bc != nil; ; reused = false {
 		if bc == nil {
 			c.expect(0) // dialing has a timeout of its own
@@ -317,11 +370,7 @@ func (c *conn) roundTrip(now instant) (bc *backendConn, n int, sent bool, err er
 		}
 		c.backend.Store(bc)
 		c.waiting.Store(int64(now))
-		if d := w.x.p.opts.ResponseTimeout; d > 0 {
-			c.until(now + instant(d))
-		} else {
-			c.expect(0)
-		}
+		c.expect(w.x.p.opts.ResponseTimeout)
 		n, sent, err = bc.roundTrip(w.out, w.resp[:])
 		if err == nil || !reused || sent && !w.req.idempotent || errorKind(err) != Broken {
 			return bc, n, sent, err
@@ -387,8 +436,9 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 		return hangUp
 	}
 	status, text := refusal(kind, err)
-	if errors.Is(err, errNoBackend) && x.lastErr != nil {
-		x.p.problem("request failed", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
+	x.refused(err)
+	if kind == TimedOut {
+		c.sock.SetDeadline(time.Time{}) // the reaper interrupts both ends
 	}
 	x.status = status
 	closing := c.closing()

@@ -15,7 +15,7 @@ type field struct {
 
 func (f *field) val(head []byte) []byte { return head[f.value:f.end] }
 
-const maxFields = 64
+const maxFields = 100
 
 // A fieldKind tells fields that matter to a proxy from others.
 type fieldKind uint8

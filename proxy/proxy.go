@@ -27,6 +27,8 @@ type Proxy struct {
 	split  atomic.Pointer[split]
 	pools  atomic.Pointer[map[string]*Pool] // copied when it changes
 	mirror atomic.Pointer[mirror]
+	ctx    context.Context // ends with Close
+	end    context.CancelFunc
 	turn   atomic.Uint64 // of the split
 
 	noPick   atomic.Uint64 // requests that found no backend
@@ -48,6 +50,7 @@ func New(opts Options) (*Proxy, error) {
 		return nil, fmt.Errorf("new proxy: %w", err)
 	}
 	p := &Proxy{opts: opts, epoch: time.Now(), budget: budget{share: opts.RetryBudget}}
+	p.ctx, p.end = context.WithCancel(context.Background())
 	p.pools.Store(&map[string]*Pool{})
 	p.slow.init(p)
 	if err := p.SetSplit(Share{DefaultPool, whole}); err != nil {
@@ -129,14 +132,13 @@ func (p *Proxy) SetSplit(shares ...Share) error {
 	return nil
 }
 
-// Close ends what is in flight, at once, and waits for mirrored requests. Calls of
-// Serve end by their contexts; requests that come after it are held as if there
-// were no backends.
+// Close ends everything at once: calls of Serve, which return soon after it, and
+// what is in flight. It waits for mirrored requests only. To end gracefully end
+// the contexts of Serve first, and wait for it to return.
 func (p *Proxy) Close() {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
+	p.end()
 	for _, pool := range *p.pools.Load() {
-		_ = pool.Close(ended) // its error is that it did not wait
+		_ = pool.Close(p.ctx) // its error is that it did not wait
 	}
 	p.mirrors.running.Wait()
 	p.slow.http1.CloseIdleConnections()
@@ -177,14 +179,11 @@ func (p *Proxy) choose(key, override []byte) *Pool {
 }
 
 // next reserves a backend for the request, and waits for one if there is none
-// that was not tried before. The error is errNoBackend or that of ctx.
-func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
+// that was not tried before. It is told the time, and tells it. The error is
+// errNoBackend or that of ctx.
+func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
+	var change <-chan struct{}
 	for {
-		var change <-chan struct{}
-		if r.held != 0 {
-			change = p.changed.wait()
-		}
-		now := p.now()
 		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
 			b.requests.Add(1)
 			if r.sent+len(r.tried) > 0 {
@@ -193,15 +192,18 @@ func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
 			if open {
 				b.open.Add(1)
 			}
-			return b, nil
+			return b, now, nil
 		}
-		if r.held == 0 { // look once more, in case something changed meanwhile
+		if r.held == 0 {
 			r.held = now + instant(max(p.opts.HoldTimeout, 1))
-			continue
 		}
 		if now >= r.held {
 			p.noPick.Add(1)
-			return nil, errNoBackend
+			return nil, now, errNoBackend
+		}
+		if change == nil { // look once more, in case something changed meanwhile
+			change = p.changed.wait()
+			continue
 		}
 		// What was tried has another chance when it is no longer avoided.
 		again := time.NewTimer(min(avoidTime, time.Duration(r.held-now)))
@@ -211,9 +213,11 @@ func (p *Proxy) next(ctx context.Context, r *route) (*backend, error) {
 			r.tried = r.tried[:0]
 		case <-ctx.Done():
 			again.Stop()
-			return nil, ctx.Err()
+			return nil, p.now(), ctx.Err()
 		}
 		again.Stop()
+		change = nil
+		now = p.now()
 	}
 }
 

@@ -27,6 +27,17 @@ func awaitReadable(raw syscall.RawConn) (n int64, err error) {
 	return n, err
 }
 
+// peekFD looks for a byte without reading it or waiting for it. It is
+// syscall.Recvfrom without the address, for which that allocates memory.
+func peekFD(fd uintptr) (int, error) {
+	var b [1]byte
+	n, _, errno := syscall.Syscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
 // canSplice reports whether the kernel can pass bytes from one connection to
 // another.
 const canSplice = true

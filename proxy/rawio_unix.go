@@ -57,9 +57,8 @@ func writeFD(fd uintptr, b []byte) (written int, err error) {
 
 // silentFD reports whether the peer is there and has sent nothing.
 func silentFD(fd uintptr) bool {
-	var b [1]byte
 	for {
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		_, err := peekFD(fd)
 		if err != syscall.EINTR {
 			return err == syscall.EAGAIN
 		}
@@ -69,7 +68,6 @@ func silentFD(fd uintptr) bool {
 // closedFD reports whether the peer has closed the connection, as far as can be
 // seen without reading.
 func closedFD(fd uintptr) bool {
-	var b [1]byte
-	n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	return err == nil && n == 0 || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
+	n, err := peekFD(fd)
+	return n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
 }

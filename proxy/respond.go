@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -40,8 +41,11 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 		if interim++; w.res.status == http.StatusSwitchingProtocols || interim > maxInterim {
 			return n, BadResponse, fmt.Errorf("%w: status %d", errMalformed, w.res.status)
 		}
-		h, _ := w.appendResponse(w.head[:0], false, "")
+		h, same := w.appendResponse(w.head[:0], false, "")
 		w.head = h
+		if same {
+			h = w.resp[:w.res.size]
+		}
 		if _, err := c.rwc.Write(h); err != nil {
 			return n, Canceled, err
 		}
@@ -55,7 +59,8 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 	w := c.w
 	x := &w.x
 	res := &w.res
-	now := x.p.now()
+	c.tick()
+	now := c.clock
 	c.waiting.Store(0)
 	x.answer(now, res.status)
 
@@ -167,6 +172,9 @@ func (c *conn) broken(bc *backendConn, kind ErrorKind, err error) action {
 	c.backend.Store(nil)
 	bc.close()
 	c.w.x.lose(c.server.proxy.now(), kind, err)
+	if kind != Canceled {
+		c.w.x.refused(err)
+	}
 	if t, ok := c.rwc.(*net.TCPConn); ok && kind != Canceled {
 		_ = t.SetLinger(0)
 	}
@@ -183,7 +191,7 @@ func (w *workspace) appendResponse(out []byte, closing bool, issued string) (_ [
 		drop |= 1<<lengthField | 1<<codingField
 	}
 	if res.kinds&drop == 0 && !closing && issued == "" && w.resp[7] == '1' {
-		return out, res.status >= 200
+		return out, true
 	}
 	buf := w.resp[:]
 	start := len(out)
@@ -298,22 +306,17 @@ func (c *conn) pieceDeadline(n int64) instant {
 	d := c.server.proxy.opts.BodyTimeout
 	if d > 0 {
 		d = max(d*time.Duration(n/bufferSize+1), c.server.proxy.opts.ResponseTimeout)
-		c.until(now + instant(d))
-	} else {
-		c.expect(0)
 	}
+	c.expectFrom(now, d)
 	c.waiting.Store(int64(now))
 	return now
 }
 
-// copyError tells whose fault an error between two connections is.
+// copyError tells whose fault an error is of splice, which reports those of both
+// ends alike.
 func (c *conn) copyError(bc *backendConn, err error) (ErrorKind, error) {
-	var op *net.OpError
-	if errors.As(err, &op) && (op.Op == "write" || op.Op == "writeto") || c.left.Load() {
-		return Canceled, errClientGone
-	}
-	// splice(2) reports errors of both ends alike.
-	if !bc.stale() {
+	// If there is more from the backend, it was the client that did not take it.
+	if c.left.Load() || c.clientGone() || errors.Is(err, os.ErrDeadlineExceeded) && bc.stale() {
 		return Canceled, errClientGone
 	}
 	return c.kindOf(bc, err), err
@@ -346,10 +349,12 @@ func (c *conn) readBody(bc *backendConn, n int64, timeout time.Duration) (int, E
 }
 
 func (c *conn) readPiece(bc *backendConn, n int64, timeout time.Duration) (int, ErrorKind, error) {
+	c.tick()
 	c.expect(timeout)
-	c.waiting.Store(int64(c.server.proxy.now()))
+	c.waiting.Store(int64(c.clock))
 	m, err := bc.conn.Read(c.w.resp[:min(n, bufferSize)])
 	c.waiting.Store(0)
+	c.tick()
 	if m == 0 {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF

@@ -12,6 +12,10 @@ import (
 	"time"
 )
 
+// warmConns is how many connections at rest keep their goroutines: to be served
+// from the lot costs more.
+const warmConns = 1024
+
 // A server is one call of Serve or ServeTLS.
 type server struct {
 	proxy  *Proxy
@@ -26,6 +30,8 @@ type server struct {
 	http   *http.Server
 	wg     sync.WaitGroup
 	accept acceptor
+	lot    *lot         // nil if there is none
+	warm   atomic.Int64 // connections at rest that have a goroutine
 
 	mu    sync.Mutex // guards the following
 	conns []*conn    // of the fast path
@@ -68,9 +74,12 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 	if config != nil {
 		s.scheme = "https"
 	}
-	s.ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, s.ctx, s.abort = p.serving(ctx)
 	defer s.abort()
 	s.http = p.slow.server(s)
+	if config == nil {
+		s.lot = newLot(func(c *conn) { s.wg.Go(c.serve) })
+	}
 
 	var running sync.WaitGroup
 	stop := make(chan struct{})
@@ -82,6 +91,22 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 	running.Wait()
 	s.wg.Wait()
 	return err
+}
+
+// serving returns the context in which a server accepts, which ends with ctx, and
+// that in which what is in flight goes on, which abort ends. Close ends both.
+func (p *Proxy) serving(ctx context.Context) (accepting, flying context.Context, abort context.CancelFunc) {
+	accepting, stop := context.WithCancel(ctx)
+	flying, end := context.WithCancel(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(p.ctx, func() {
+		stop()
+		end()
+	})
+	return accepting, flying, func() {
+		unhook()
+		stop()
+		end()
+	}
 }
 
 // start serves a connection in a goroutine of its own.
@@ -138,6 +163,12 @@ func peerOf(c net.Conn) netip.Addr {
 	}
 	a, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 	return a.Addr().Unmap()
+}
+
+// discard ends a connection that has no goroutine.
+func (s *server) discard(c *conn) {
+	s.forget(c)
+	c.sock.Close()
 }
 
 // forget is called by a connection that ends.
@@ -219,6 +250,11 @@ func (s *server) shutdown() {
 	}
 	s.leftLocked()
 	s.mu.Unlock()
+	if s.lot != nil {
+		for _, c := range s.lot.close() {
+			s.discard(c)
+		}
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.proxy.opts.DrainTimeout)
 	defer cancel()
 	_ = s.http.Shutdown(ctx) // its error is ctx's
@@ -281,6 +317,10 @@ func (s *server) reap(stop <-chan struct{}) {
 		}
 		s.mu.Unlock()
 		for _, c := range late {
+			if s.lot != nil && s.lot.take(c) {
+				s.discard(c)
+				continue
+			}
 			c.interrupt()
 		}
 		for _, c := range waiting {

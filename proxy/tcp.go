@@ -16,7 +16,7 @@ import (
 // requests; each connection counts as one. It returns as [Proxy.Serve] does.
 func (p *Proxy) ServeTCP(ctx context.Context, l net.Listener) error {
 	t := &tcpServer{proxy: p}
-	t.ctx, t.abort = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, t.ctx, t.abort = p.serving(ctx)
 	defer t.abort()
 	a := acceptor{proxy: p, places: make(chan struct{}, p.opts.MaxConns)}
 	err := a.run(ctx, l, func(c net.Conn) {
@@ -58,14 +58,14 @@ func (t *tcpServer) serve(client net.Conn) {
 	defer func() { x.conclude("", "", "", peer, "TCP") }()
 	t.route(x, peer)
 	for {
-		b, err := p.next(t.ctx, &x.route)
+		b, now, err := p.next(t.ctx, &x.route, p.now())
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
-				p.problem("no backend for a connection", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
+				x.refused(err)
 			}
 			return
 		}
-		x.try(b, p.now())
+		x.try(b, now)
 		server, err := p.dial(b.ctx, b.addr)
 		if err != nil {
 			x.lose(p.now(), DialFailed, err)

@@ -14,6 +14,9 @@ func (c *conn) upload() action {
 	w := c.w
 	buffered := w.n - w.r - w.req.size
 	c.begin(buffered)
+	if w.x.p.mirrored(w.x.route.pool) != nil {
+		w.x.p.mirrors.dropped.Add(1)
+	}
 	next := c.tryUpload(w.req.length - int64(buffered))
 	c.conclude()
 	w.r = w.n // nothing else can have been read
@@ -24,13 +27,14 @@ func (c *conn) tryUpload(left int64) action {
 	w := c.w
 	x := &w.x
 	for {
-		b, err := x.p.next(c.server.ctx, &x.route)
+		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
+		c.clock = now
 		if err != nil {
 			c.refuse(NoError, err)
 			c.linger()
 			return hangUp
 		}
-		x.try(b, x.p.now())
+		x.try(b, now)
 		bc, sent, err := c.sendHead()
 		if err != nil {
 			kind := c.kindOf(bc, err)
@@ -38,7 +42,8 @@ func (c *conn) tryUpload(left int64) action {
 				bc.close()
 			}
 			c.backend.Store(nil)
-			x.lose(x.p.now(), kind, err)
+			c.tick()
+			x.lose(c.clock, kind, err)
 			if kind != Canceled && x.p.mayRetry(&x.route, b, sent, false) {
 				continue
 			}
@@ -114,7 +119,8 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 		}
 		c.backend.Store(nil)
 		bc.close()
-		x.lose(x.p.now(), kind, err)
+		c.tick()
+		x.lose(c.clock, kind, err)
 		if kind == Canceled {
 			return hangUp
 		}
@@ -147,12 +153,12 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		buf = b[:]
 	}
 	for copied < n {
-		c.bodyDeadline(began, copied)
+		c.bodyDeadline(p.now(), began, copied)
 		var m int64
 		if splice {
 			// As much as there is: then only the backend is waited for.
 			if m, err = awaitReadable(c.raw); err == nil {
-				c.expect(p.opts.ResponseTimeout)
+				c.expectFrom(p.now(), p.opts.ResponseTimeout)
 				m, err = to.ReadFrom(&io.LimitedReader{R: c.rwc, N: min(m, n-copied)})
 				copied += m
 				if err != nil {
@@ -163,7 +169,7 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		} else {
 			var k int
 			if k, err = c.rwc.Read(buf[:min(int64(len(buf)), n-copied)]); k > 0 {
-				c.expect(p.opts.ResponseTimeout)
+				c.expectFrom(p.now(), p.opts.ResponseTimeout)
 				k, err = bc.conn.Write(buf[:k])
 				copied += int64(k)
 				if err != nil {
@@ -175,21 +181,23 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		bc.interrupt()
 		return copied, errClientGone
 	}
-	c.expect(p.opts.ResponseTimeout)
+	now := p.now()
+	c.expectFrom(now, p.opts.ResponseTimeout)
+	c.waiting.Store(int64(now))
 	return copied, nil
 }
 
 // bodyDeadline gives the client BodyTimeout for more of its body, of which it
-// has sent some, unless it has been slower than MinBodyRate.
-func (c *conn) bodyDeadline(began instant, copied int64) {
+// has sent some since it began, unless it has been slower than MinBodyRate.
+func (c *conn) bodyDeadline(now, began instant, sent int64) {
 	opts := &c.server.proxy.opts
 	if opts.BodyTimeout <= 0 {
-		c.expect(0)
+		c.expectFrom(now, 0)
 		return
 	}
-	limit := c.server.proxy.now() + instant(opts.BodyTimeout)
+	limit := now + instant(opts.BodyTimeout)
 	if opts.MinBodyRate > 0 {
-		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(copied)/float64(opts.MinBodyRate)*float64(time.Second)))
+		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(sent)/float64(opts.MinBodyRate)*float64(time.Second)))
 	}
 	c.until(limit)
 }

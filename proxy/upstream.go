@@ -28,6 +28,8 @@ type backendConn struct {
 	// The exchange that is under way, for the callback of raw. One callback
 	// that is made once keeps requests from allocating.
 	exchange func(fd uintptr) bool
+	look     func(fd uintptr)
+	silent   bool // as look saw it
 	out, in  []byte
 	wrote    bool
 	sent     bool // some of out
@@ -38,6 +40,7 @@ type backendConn struct {
 func newBackendConn(b *backend, conn net.Conn) *backendConn {
 	bc := &backendConn{b: b, conn: conn, raw: rawConn(conn)}
 	bc.exchange = bc.step
+	bc.look = func(fd uintptr) { bc.silent = silentFD(fd) }
 	return bc
 }
 
@@ -132,9 +135,9 @@ func (bc *backendConn) stale() bool {
 	if bc.raw == nil {
 		return false
 	}
-	stale := true
-	err := bc.raw.Control(func(fd uintptr) { stale = !silentFD(fd) })
-	return stale || err != nil
+	bc.silent = false
+	err := bc.raw.Control(bc.look)
+	return err != nil || !bc.silent
 }
 
 // errorKind says what an error of a connection to a backend means.
