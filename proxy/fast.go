@@ -435,7 +435,7 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 	if c.server.ctx.Err() != nil {
 		return hangUp
 	}
-	status, text := refusal(kind, err)
+	status, text := x.refusal(kind, err)
 	x.refused(err)
 	if kind == TimedOut {
 		c.sock.SetDeadline(time.Time{}) // the reaper interrupts both ends
