@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/hex"
@@ -101,6 +102,7 @@ type request struct {
 	peer    netip.Addr
 	mirror  *mirror      // nil if it is not to be mirrored
 	body    *requestBody // nil if there is none
+	tracked *trackedBody // that of the response; nil until there is one
 	timeout *time.Timer  // nil if there is none
 }
 
@@ -149,6 +151,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	recorder := &statusWriter{ResponseWriter: w}
 	defer func() {
+		if q.tracked != nil {
+			q.tracked.end() // that of an upgrade is closed by somebody else, later
+		}
 		if q.b != nil { // the reverse proxy panicked with http.ErrAbortHandler, or forgot
 			q.lose(p.now(), Canceled, errClientGone)
 		}
@@ -203,6 +208,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme = "http"
 	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	r.Out.Trailer = r.In.Trailer // filled when the body has been read; a copy is not
 	if up := withoutH2C(h.Get("Upgrade")); q.upgrade && up != "" {
 		h.Set("Upgrade", up)
 	} else {
@@ -365,6 +371,7 @@ func isBadResponse(err error) bool {
 // closed. client is the context of the request.
 func (q *request) track(resp *http.Response, client, ctx context.Context, cancel func(error)) io.ReadCloser {
 	t := &trackedBody{ReadCloser: resp.Body, q: q, client: client, ctx: ctx, cancel: cancel}
+	q.tracked = t
 	if d := q.p.opts.ResponseTimeout; d > 0 && resp.ContentLength > 0 {
 		t.limit = d
 		t.silent = time.AfterFunc(d, func() { cancel(errSilent) })
@@ -393,6 +400,7 @@ type trackedBody struct {
 	silent   *time.Timer   // ends the attempt after limit; nil if there is none
 	received atomic.Int64
 	failed   atomic.Pointer[error]
+	whole    atomic.Bool // all of it was read
 	once     sync.Once
 }
 
@@ -405,7 +413,9 @@ func (t *trackedBody) Read(p []byte) (int, error) {
 		t.silent.Stop() // the client may take its time
 	}
 	t.received.Add(int64(n))
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		t.whole.Store(true)
+	} else if err != nil {
 		t.failed.Store(&err)
 	}
 	return n, err
@@ -413,6 +423,12 @@ func (t *trackedBody) Read(p []byte) (int, error) {
 
 func (t *trackedBody) Close() error {
 	err := t.ReadCloser.Close()
+	t.end()
+	return err
+}
+
+// end ends the attempt.
+func (t *trackedBody) end() {
 	t.once.Do(func() {
 		t.q.received = t.received.Load()
 		if t.stop != nil {
@@ -424,6 +440,8 @@ func (t *trackedBody) Close() error {
 				err = cause
 			}
 			t.q.lose(t.q.p.now(), kind, err)
+		} else if !t.whole.Load() && !t.q.upgraded {
+			t.q.lose(t.q.p.now(), Canceled, errClientGone)
 		} else {
 			t.q.finish()
 		}
@@ -432,7 +450,6 @@ func (t *trackedBody) Close() error {
 		}
 		t.cancel(nil)
 	})
-	return err
 }
 
 // An upgradedBody is that of a response that switches protocols.
@@ -584,6 +601,35 @@ func (w *statusWriter) WriteHeader(status int) {
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
+
+// Hijack takes the connection over. What the client has sent already, and
+// net/http has read, comes first.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if s, ok := conn.(interface{ unlimit() }); ok {
+		s.unlimit()
+	}
+	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
+}
+
+// A hijackedConn is a connection of which some has been read.
+type hijackedConn struct {
+	net.Conn
+	early *bufio.Reader
+}
+
+func (c *hijackedConn) Read(p []byte) (int, error) {
+	if c.early.Buffered() > 0 {
+		return c.early.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite ends one direction before the other.
+func (c *hijackedConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
