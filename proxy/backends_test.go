@@ -168,7 +168,7 @@ func testBadBackend(t *testing.T, bad badBackend, slow bool) {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(r.URL.Path), r.URL.Path)
 		}
 	})
-	f := serve(t, proxy.Options{ResponseTimeout: 200 * time.Millisecond, BodyTimeout: 200 * time.Millisecond, MaxAttempts: 1}, addr)
+	f := serve(t, proxy.Options{ResponseTimeout: time.Second, BodyTimeout: time.Second, MaxAttempts: 1}, addr)
 	fields := "Host: h\r\n"
 	if slow && bad.lax != 0 {
 		bad.status, bad.kind = bad.lax, bad.laxly
