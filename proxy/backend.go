@@ -116,11 +116,15 @@ func (b *backend) left() {
 	}
 }
 
-// remove lets the backend have no more requests, and ends those that it has
-// when timeout has passed.
-func (b *backend) remove(timeout time.Duration) {
+// retire lets the backend have no more requests, and ends those that it has
+// when timeout has passed. It does not wait; leave is to be called after it.
+func (b *backend) retire(timeout time.Duration) {
 	b.killed = time.AfterFunc(timeout, b.end)
 	b.gone.Store(true)
+}
+
+// leave lets go of what a retired backend does not need any more.
+func (b *backend) leave() {
 	b.conns.close()
 	if b.inFlight.Load() == 0 {
 		b.finish()
@@ -154,8 +158,9 @@ func (b *backend) avoided(now instant) bool {
 	return !b.healthy.Load() || b.failures.Load() > 0 && int64(now) < b.avoid.Load()
 }
 
-// load is what PeakEWMA compares: about how long a request would take.
-func (b *backend) load(now instant) float64 {
+// load is what PeakEWMA compares: about how long a request would take, if a
+// backend of mean weight works off one request at a time.
+func (b *backend) load(now instant, mean float64) float64 {
 	busy := float64(b.busy.Load())
 	cost := b.latency.at(now)
 	if cost == 0 && busy > 0 {
@@ -168,7 +173,7 @@ func (b *backend) load(now instant) float64 {
 			cost = silent * (silent / cost)
 		}
 	}
-	return cost * (busy + 1) / float64(b.weight.Load())
+	return cost * (busy*mean/float64(b.weight.Load()) + 1)
 }
 
 // An average is a moving average of latencies that follows peaks at once, and

@@ -13,6 +13,7 @@ type backendSet struct {
 	all   []*backend
 	sums  []int64  // of weights up to each; nil if all are 1
 	salts []uint64 // for Hash
+	mean  float64  // weight
 }
 
 func newBackendSet(all []*backend) *backendSet {
@@ -26,6 +27,7 @@ func newBackendSet(all []*backend) *backendSet {
 		sum += weights[i]
 		s.salts = append(s.salts, hashKey(0, b.addr))
 	}
+	s.mean = float64(sum) / float64(max(len(all), 1))
 	if uneven {
 		sum = 0
 		for _, w := range weights {
@@ -104,10 +106,21 @@ func (s *backendSet) better(now instant) int {
 			return j
 		}
 		return i
-	case b.load(now) < a.load(now):
+	case b.load(now, s.mean)*s.margin() < a.load(now, s.mean):
 		return j
 	}
 	return i
+}
+
+// margin returns how much less loaded the second backend must be to be better
+// than the first. If weights differ it is not just any less: while there is
+// little to do loads do, so that weights, by which both were drawn, would not
+// tell.
+func (s *backendSet) margin() float64 {
+	if s.sums != nil {
+		return 2
+	}
+	return 1
 }
 
 // any reserves the best backend that was not tried; of those that are avoided
@@ -121,7 +134,7 @@ func (s *backendSet) any(now instant, start int, tried []*backend) (b *backend, 
 				if slices.Contains(tried, b) || b.gone.Load() || !open && b.avoided(now) {
 					continue
 				}
-				if load := b.load(now); best == nil || load < least {
+				if load := b.load(now, s.mean); best == nil || load < least {
 					best, least = b, load
 				}
 			}
