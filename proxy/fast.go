@@ -33,10 +33,15 @@ type conn struct {
 	deadline atomic.Int64 // instant; 0 if there is none
 	clock    instant      // the time of late, so that it is asked for twice a request only
 	limit    instant      // of the request as a whole; 0 if there is none
+	body     instant      // since when the client owes a body that fits into the buffer; 0 if it does not
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool // between requests
+	fresh    atomic.Bool // before the first one
 	left     atomic.Bool // the client was seen to be gone
+
+	interrupted atomic.Bool // deadlines of sock have been set, and perhaps those of backend
+	wasNudged   bool
 
 	slot int // in server.conns
 
@@ -67,7 +72,7 @@ func (c *conn) serve() {
 		if c.next == readMore {
 			if c.raw == nil {
 				c.next = c.readLoop()
-			} else if err := c.raw.Read(c.step); err != nil {
+			} else if err := c.raw.Read(c.step); err != nil && !c.nudged() {
 				c.next = hangUp
 			}
 		}
@@ -134,7 +139,7 @@ func (c *conn) onReadable(fd uintptr) bool {
 			}
 			c.rest()
 			switch {
-			case c.server.closing.Load():
+			case c.server.closing.Load() && !c.fresh.Load():
 				c.next = hangUp
 			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
 				c.warm = true
@@ -198,6 +203,10 @@ func (c *conn) advance() action {
 		}
 		if c.resting.Load() {
 			c.resting.Store(false)
+			if c.fresh.Load() {
+				c.fresh.Store(false)
+			}
+			c.body = 0
 			c.tick()
 			c.expect(opts.HeaderTimeout)
 		}
@@ -218,7 +227,10 @@ func (c *conn) advance() action {
 			return doUpload
 		case size > int64(w.n-w.r):
 			w.compact()
-			c.expect(opts.BodyTimeout)
+			if c.body == 0 {
+				c.body = c.server.proxy.now()
+			}
+			c.bodyDeadline(c.body, int64(w.n-w.req.size))
 			return readMore
 		default:
 			next := c.request()
@@ -277,6 +289,7 @@ func (c *conn) begin(buffered int) {
 	}
 	if p.opts.RequestTimeout > 0 {
 		c.limit = x.start + instant(p.opts.RequestTimeout)
+		x.route.limit = c.limit
 	}
 	w.out = c.appendRequest(w.out[:0])
 	body := w.r + w.req.size
@@ -301,6 +314,7 @@ func (c *conn) attempts() action {
 	w := c.w
 	x := &w.x
 	for {
+		c.expect(0) // that has a limit of its own
 		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
 		c.clock = now
 		if err != nil {
@@ -383,7 +397,10 @@ func (c *conn) key(k Key) []byte {
 		for i := range w.req.n {
 			f := &w.req.fields[i]
 			if int(f.colon-f.start) == len(k.name) && equalFold(buf[f.start:f.colon], k.lower) {
-				return f.val(buf)
+				if v := f.val(buf); len(v) > 0 {
+					return v
+				}
+				return nil
 			}
 		}
 	case byCookie, issuedCookie:
@@ -420,7 +437,14 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 		x.p.problem("request failed", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
 	}
 	x.status = status
+	c.limit = 0 // there is time to say so
 	closing := c.closing()
+	if c.interrupted.Load() {
+		// The time limit was that of the backend. The client is told, and the
+		// connection is not used further: the limit may strike once more.
+		c.sock.SetDeadline(time.Time{})
+		closing = true
+	}
 	h := append(c.w.head[:0], "HTTP/1.1 "...)
 	h = strconv.AppendInt(h, int64(status), 10)
 	h = append(append(append(h, ' '), http.StatusText(status)...), "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "...)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -68,7 +69,7 @@ func (s *slowPath) init(p *Proxy) {
 func (s *slowPath) server(owner *server) *http.Server {
 	opts := &s.proxy.opts
 	srv := &http.Server{
-		Handler:                      s.proxy,
+		Handler:                      owner,
 		ReadHeaderTimeout:            opts.HeaderTimeout,
 		IdleTimeout:                  opts.IdleTimeout,
 		MaxHeaderBytes:               opts.MaxHeaderBytes,
@@ -96,6 +97,9 @@ type request struct {
 	peer    netip.Addr
 	body    *requestBody // nil if there is none
 	timeout *time.Timer  // nil if there is none
+
+	mirror *mirror       // nil if it is not mirrored
+	copied *http.Request // as a backend gets it, for mirror
 }
 
 type requestKey struct{}
@@ -114,7 +118,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	up := r.Header.Get("Upgrade")
 	q.upgrade = up != "" && !isH2C(up)
-	q.grpc = r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	q.grpc = r.ProtoMajor == 2 && isGRPC(r)
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), requestKey{}, q))
 	defer cancel(nil)
 	if d := p.opts.RequestTimeout; d > 0 {
@@ -130,12 +134,16 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
 	p.slow.route(q, r)
-	mirrored := p.mirrored(q.route.pool)
+	if !q.upgrade {
+		q.mirror = p.mirrored(q.route.pool)
+	}
 	out := r.WithContext(ctx)
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		q.body = &requestBody{ReadCloser: r.Body}
-		if mirrored != nil || r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
-			q.body.keep(mirrored, max(r.ContentLength, 0))
+		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
+			q.body.keep()
+		} else if q.mirror != nil && r.ContentLength <= maxMirrored {
+			q.body.copying = true
 		}
 		out.Body = q.body
 		// Without it net/http would read the whole body before the response.
@@ -149,8 +157,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.status == 0 {
 			q.status = recorder.status
 		}
-		if mirrored != nil && q.body.kept() {
-			mirrored.sendRequest(q, r)
+		if q.mirror != nil && q.copied != nil && (q.body == nil || q.body.copied.Load()) {
+			q.mirror.sendRequest(q)
 		}
 		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
 	}()
@@ -232,16 +240,30 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	if q.trace.on {
 		h.Set("Traceparent", string(q.trace.append(nil)))
 	}
+	if q.mirror != nil {
+		q.copied = r.Out
+	}
+}
+
+// transport returns what a request of a kind is sent with.
+func (s *slowPath) transport(grpc, upgrade bool) *http.Transport {
+	if grpc && s.proxy.opts.Backends == Auto || s.proxy.opts.Backends == H2C && !upgrade {
+		return &s.h2c
+	}
+	return &s.http1
+}
+
+// isGRPC reports whether a request is one of gRPC; gRPC-Web is not.
+func isGRPC(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
 // RoundTrip has a backend answer the request. It implements [http.RoundTripper]
 // for the reverse proxy.
 func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := req.Context().Value(requestKey{}).(*request)
-	transport := &s.http1
-	if q.grpc && s.proxy.opts.Backends == Auto || s.proxy.opts.Backends == H2C && !q.upgrade {
-		transport = &s.h2c
-	}
+	transport := s.transport(q.grpc, q.upgrade)
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
 		if err != nil {
@@ -258,9 +280,21 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		url.Host = urlHost(b.addr)
 		out.URL = &url
 		if q.body != nil {
-			out.Body = q.body.attempt()
+			out.Body = q.body.attempt(b)
+		}
+		var late *time.Timer // what the transport for HTTP/2 cannot do for some requests only
+		if d := s.proxy.opts.ResponseTimeout; d > 0 && transport == &s.h2c && !q.grpc {
+			late = time.AfterFunc(d, func() { cancel(os.ErrDeadlineExceeded) })
 		}
 		resp, err := transport.RoundTrip(out)
+		if late != nil && !late.Stop() && err == nil {
+			resp.Body.Close() // it comes too late
+			err = os.ErrDeadlineExceeded
+		}
+		if err == nil && (resp.StatusCode < 100 || resp.StatusCode > 599) {
+			resp.Body.Close()
+			err = fmt.Errorf("%w: status %d", errMalformed, resp.StatusCode)
+		}
 		if err == nil {
 			q.answer(s.proxy.now(), resp.StatusCode)
 			resp.Body = q.track(resp, func() { stop(); cancel(nil) })
@@ -270,10 +304,8 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		kind := q.kindOf(req.Context(), ctx, err)
 		cancel(nil)
 		q.lose(s.proxy.now(), kind, err)
-		sent := kind != DialFailed
-		replayable := q.body == nil || q.body.replayable()
-		retry := kind != Canceled && s.proxy.mayRetry(&q.exchange.route, b, sent, isIdempotent(req.Method) && kind == Broken)
-		if !retry || !replayable {
+		if kind == Canceled || q.body != nil && !q.body.replayable() ||
+			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed, isIdempotent(req.Method) && kind == Broken) {
 			return nil, &backendError{kind, err}
 		}
 	}
@@ -306,10 +338,14 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 		return TimedOut
 	case client.Err() != nil:
 		return Canceled
+	case errors.Is(context.Cause(ctx), os.ErrDeadlineExceeded):
+		return TimedOut
 	case ctx.Err() != nil:
 		return Broken // its time to drain is over
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return TimedOut
+	case errors.Is(err, errMalformed):
+		return BadResponse
 	case strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "invalid"), strings.Contains(err.Error(), "exceeded"):
 		return BadResponse // net/http has no errors to tell them by
 	}
@@ -466,39 +502,43 @@ type requestBody struct {
 	io.ReadCloser
 	touched atomic.Bool
 	err     atomic.Pointer[error]
-	buf     []byte // all of it, if whole
-	whole   bool
+	whole   bool     // it was read before, and is in copy
+	to      *backend // of the attempt
+
+	// For a mirror. It is not read ahead: the client may wait for an answer to
+	// a part of it.
+	copying bool
+	copied  atomic.Bool // copy is all of it, and does not change any more
+	copy    []byte
 }
 
-// keep reads the body if it is small enough.
-func (b *requestBody) keep(m *mirror, length int64) {
-	limit := int64(bufferSize)
-	if m != nil {
-		limit = maxMirrored
-	}
-	if length > limit {
+// keep reads the body, which is small.
+func (b *requestBody) keep() {
+	buf, err := io.ReadAll(b.ReadCloser)
+	b.copy = buf
+	if err == nil {
+		b.whole = true
+		b.copied.Store(true)
 		return
 	}
-	buf, err := io.ReadAll(io.LimitReader(b, limit+1))
-	if err == nil && int64(len(buf)) <= limit {
-		b.buf, b.whole = buf, true
-		return
-	}
-	// Too large after all: what was read goes first.
-	rest := b.ReadCloser
-	b.ReadCloser = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(buf), rest), rest}
-	b.touched.Store(false)
+	b.touched.Store(true)
+	b.err.Store(&err)
+	b.ReadCloser = failedBody{err}
 }
 
-func (b *requestBody) kept() bool { return b == nil || b.whole }
+// A failedBody is one that the client did not send.
+type failedBody struct{ err error }
 
-func (b *requestBody) attempt() io.ReadCloser {
+func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
+func (b failedBody) Close() error             { return nil }
+
+// attempt returns the body for an attempt on a backend.
+func (b *requestBody) attempt(to *backend) io.ReadCloser {
 	if b.whole {
-		return io.NopCloser(bytes.NewReader(b.buf))
+		to.bytesIn.Add(uint64(len(b.copy)))
+		return io.NopCloser(bytes.NewReader(b.copy))
 	}
+	b.to = to
 	return b
 }
 
@@ -514,7 +554,21 @@ func (b *requestBody) failed() error {
 func (b *requestBody) Read(p []byte) (int, error) {
 	b.touched.Store(true)
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	b.to.bytesIn.Add(uint64(n))
+	if b.copying {
+		if len(b.copy)+n > maxMirrored {
+			b.copying, b.copy = false, nil
+		} else {
+			b.copy = append(b.copy, p[:n]...)
+		}
+	}
+	switch {
+	case err == io.EOF:
+		if b.copying {
+			b.copying = false
+			b.copied.Store(true)
+		}
+	case err != nil:
 		b.err.Store(&err)
 	}
 	return n, err

@@ -24,6 +24,7 @@ func (c *conn) tryUpload(left int64) action {
 	w := c.w
 	x := &w.x
 	for {
+		c.expect(0) // that has a limit of its own
 		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
 		c.clock = now
 		if err != nil {
