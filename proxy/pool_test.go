@@ -477,8 +477,9 @@ func TestPoolScript(t *testing.T) {
 				return len(st.Backends) == 1 && st.Backends[0].InFlight == 0
 			})
 			st := pool.Status()
-			require.EqualValues(t, st.Requests, st.Statuses[2])
-			require.EqualValues(t, st.Requests, st.Latency.Count())
+			answered := st.Requests - st.Errors[proxy.DialFailed] // on a busy machine one may take too long
+			require.EqualValues(t, answered, st.Statuses[2])
+			require.EqualValues(t, answered, st.Latency.Count())
 		})
 	}
 }
