@@ -165,8 +165,7 @@ func (p *Proxy) Close() {
 		_ = pool.Close(p.ended) // its error is that it did not wait
 	}
 	p.mirrors.wait()
-	p.slow.http1.CloseIdleConnections()
-	p.slow.h2c.CloseIdleConnections()
+	p.slow.close()
 }
 
 // cookie returns the Set-Cookie field that issues a key.

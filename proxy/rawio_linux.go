@@ -27,6 +27,15 @@ func awaitReadable(raw syscall.RawConn) (n int64, err error) {
 	return n, err
 }
 
+// owesFD reports whether the peer has not yet taken all that was written to it.
+func owesFD(raw syscall.RawConn) bool {
+	var left int32
+	_ = raw.Control(func(fd uintptr) {
+		_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&left)))
+	})
+	return left > 0
+}
+
 // peekFD looks for a byte without reading it or waiting for it. It is
 // syscall.Recvfrom without the address, for which that allocates memory.
 func peekFD(fd uintptr) (int, error) {

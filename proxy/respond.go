@@ -311,7 +311,7 @@ func (c *conn) copyError(bc *backendConn, err error) (ErrorKind, error) {
 		return Canceled, errClientGone
 	}
 	// splice(2) reports errors of both ends alike.
-	if !bc.stale() {
+	if !bc.stale() || c.raw != nil && errorKind(err) == TimedOut && owesFD(c.raw) {
 		return Canceled, errClientGone
 	}
 	return c.kindOf(bc, err), err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,8 @@ type screened struct {
 	raw   []byte // read, not yet looked at
 	ready []byte // passed
 	state screenState
+
+	opened atomic.Bool // all passes; for Write
 	err   error
 
 	left    int64        // of a body that has a length
@@ -40,7 +43,7 @@ const (
 	atHead screenState = iota
 	inBody
 	inChunks
-	open // all passes: another protocol, or what is not to be followed by a request
+	isOpen // all passes: another protocol, or what is not to be followed by a request
 )
 
 func newScreened(p *Proxy, c net.Conn, read []byte) *screened {
@@ -70,7 +73,7 @@ func (s *screened) Read(p []byte) (int, error) {
 			return 0, nil
 		}
 		switch s.state {
-		case open:
+		case isOpen:
 			if len(s.raw) > 0 {
 				n := copy(p, s.raw)
 				s.raw = s.raw[n:]
@@ -103,6 +106,25 @@ func (s *screened) Read(p []byte) (int, error) {
 			}
 		}
 	}
+}
+
+// Write writes a part of a response, which the client must accept in time unless
+// all passes.
+func (s *screened) Write(p []byte) (int, error) {
+	if d := s.proxy.opts.BodyTimeout; d > 0 && !s.opened.Load() {
+		s.Conn.SetWriteDeadline(time.Now().Add(d))
+	}
+	return s.Conn.Write(p)
+}
+
+// CloseWrite lets the client have an end, whatever it still sends.
+func (s *screened) CloseWrite() error { return closeWrite(s.Conn) }
+
+// open lets all pass.
+func (s *screened) open(ready, raw []byte) {
+	s.state, s.ready, s.raw = isOpen, ready, raw
+	s.opened.Store(true)
+	s.Conn.SetWriteDeadline(time.Time{})
 }
 
 // readBody reads a part of a body, for which the client has a time limit.
@@ -139,15 +161,17 @@ func (s *screened) readHead() error {
 		switch {
 		case err != nil:
 			s.refused(err)
-			s.state, s.raw = open, nil
-			s.ready = []byte("?\r\n\r\n") // is answered with 400
+			s.open([]byte("?\r\n\r\n"), nil) // is answered with 400
 			return nil
 		case size > 0:
 			s.ready, s.raw, s.state = s.raw[:size:size], s.raw[size:], next
+			if next == isOpen {
+				s.open(s.ready, s.raw)
+			}
 			s.began, s.passed, s.limit = time.Now(), 0, time.Time{}
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
-			s.state = open // is answered with 431
+			s.open(nil, s.raw) // is answered with 431
 			return nil
 		}
 		if s.scratch == nil {
@@ -186,7 +210,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
-			return len(preface), open, nil
+			return len(preface), isOpen, nil
 		}
 	}
 	var (
@@ -264,7 +288,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	case codings == 1 && old:
 		return bad("Transfer-Encoding in HTTP/1.0")
 	case upgrade || connect:
-		return size, open, nil // no request follows: see isLast
+		return size, isOpen, nil // no request follows: see isLast
 	case codings == 1:
 		s.chunks = chunkScanner{}
 		return size, inChunks, nil

@@ -155,6 +155,8 @@ func (c *notifyConn) Close() error {
 	return err
 }
 
+func (c *notifyConn) CloseWrite() error { return closeWrite(c.Conn) }
+
 // peerOf returns the address of the peer, if it is that of a host.
 func peerOf(c net.Conn) netip.Addr {
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -28,10 +29,14 @@ type slowPath struct {
 	http1   http.Transport
 	h2c     http.Transport
 	quiet   *log.Logger
+
+	mu    sync.Mutex // guards the following
+	conns map[*notifyConn]struct{}
 }
 
 func (s *slowPath) init(p *Proxy) {
 	s.proxy = p
+	s.conns = map[*notifyConn]struct{}{}
 	s.quiet = log.New(io.Discard, "", 0)
 	s.http1 = http.Transport{
 		DialContext:            s.dial,
@@ -375,13 +380,16 @@ type trackedBody struct {
 	stop     func() bool
 	received atomic.Int64
 	failed   atomic.Pointer[error]
+	ended    atomic.Bool
 	once     sync.Once
 }
 
 func (t *trackedBody) Read(p []byte) (int, error) {
 	n, err := t.ReadCloser.Read(p)
 	t.received.Add(int64(n))
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		t.ended.Store(true)
+	} else if err != nil {
 		t.failed.Store(&err)
 	}
 	return n, err
@@ -400,6 +408,8 @@ func (t *trackedBody) Close() error {
 				kind = Canceled
 			}
 			t.q.lose(t.q.p.now(), kind, *failed)
+		} else if !t.ended.Load() && !t.q.upgraded {
+			t.q.lose(t.q.p.now(), Canceled, errClientGone)
 		} else {
 			t.q.finish()
 		}
@@ -474,7 +484,30 @@ func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	return conn, nil
+	n := &notifyConn{Conn: conn}
+	forget := func() {
+		s.mu.Lock()
+		delete(s.conns, n)
+		s.mu.Unlock()
+	}
+	n.onClose.Store(&forget)
+	s.mu.Lock()
+	s.conns[n] = struct{}{}
+	s.mu.Unlock()
+	return n, nil
+}
+
+// close closes all connections to backends. The transports could close only
+// those that rest, and take a while to notice which do.
+func (s *slowPath) close() {
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	s.http1.CloseIdleConnections()
+	s.h2c.CloseIdleConnections()
 }
 
 const unixHost = ".unix.invalid:80"
