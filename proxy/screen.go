@@ -27,6 +27,7 @@ type screened struct {
 	raw   []byte // read, not yet looked at
 	ready []byte // passed
 	state screenState
+
 	err   error
 	fresh bool // HTTP/2's preface may come
 
@@ -38,6 +39,7 @@ type screened struct {
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
+	limit   time.Time    // of a head that has begun
 	began   time.Time    // the body
 	passed  int64        // of it
 	scratch []byte
@@ -184,7 +186,7 @@ func (s *screened) readHead() error {
 			return nil
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
-			s.began, s.passed = time.Now(), 0
+			s.began, s.passed, s.limit = time.Now(), 0, time.Time{}
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
 			s.state = open // is answered with 431
@@ -192,6 +194,11 @@ func (s *screened) readHead() error {
 		}
 		if s.scratch == nil {
 			s.scratch = make([]byte, 4<<10)
+		}
+		if len(s.raw) > 0 && s.limit.IsZero() {
+			// net/http sees nothing of it before it is there as a whole.
+			s.limit = time.Now().Add(s.proxy.opts.HeaderTimeout)
+			s.Conn.SetReadDeadline(s.limit)
 		}
 		n, err := s.Conn.Read(s.scratch)
 		s.raw = append(s.raw, s.scratch[:n]...)
