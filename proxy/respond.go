@@ -302,7 +302,7 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 
 // pieceDeadline gives time for one piece of a body: for each buffer of it as
 // much as for one that is written alone, but not less than a backend may take.
-// A client that takes nothing at all is found out before: see stuck.
+// One end that does nothing at all is found out before: see stuck.
 func (c *conn) pieceDeadline(n int64) instant {
 	now := c.server.proxy.now()
 	d := c.server.proxy.opts.BodyTimeout

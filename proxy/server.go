@@ -422,27 +422,29 @@ func (c *conn) clientGone() (gone bool) {
 
 // A stall is what was seen of a body that is spliced.
 type stall struct {
-	piece   int64 // when it was begun
-	out, in int   // what the client has not taken, and what is to follow
-	since   instant
+	piece int64  // when it was begun
+	moved uint64 // by both connections
+	since instant
 }
 
 // stuck reports whether the client has taken nothing of what is spliced to it
-// for too long. Nobody is told how splicing goes before it ends, but when both
-// queues stay as they are it does not go on.
+// for too long, or the backend has sent nothing. Nobody else is told how far
+// splicing is before it ends.
 func (c *conn) stuck(now instant) bool {
-	limit := c.server.proxy.opts.BodyTimeout
 	bc := c.backend.Load()
-	if limit <= 0 || bc == nil || !c.splicing.Load() {
+	if bc == nil || !c.splicing.Load() {
 		return false
 	}
-	s := stall{piece: c.waiting.Load(), out: unsent(c.raw), in: unread(bc.raw)}
-	if s.out == 0 || s.piece != c.stall.piece || s.out != c.stall.out || s.in != c.stall.in {
-		s.since = now
+	limit := c.server.proxy.opts.ResponseTimeout
+	if unsent(c.raw) > 0 {
+		limit = c.server.proxy.opts.BodyTimeout
+	}
+	s := stall{piece: c.waiting.Load(), moved: moved(c.raw) + moved(bc.raw), since: now}
+	if s.moved == 0 || s.piece != c.stall.piece || s.moved != c.stall.moved {
 		c.stall = s
 		return false
 	}
-	return now-c.stall.since > instant(limit)
+	return limit > 0 && now-c.stall.since > instant(limit)
 }
 
 // closeIdle closes connections to backends that have been idle for too long.
