@@ -27,7 +27,7 @@ type screened struct {
 	state screenState
 
 	opened atomic.Bool // all passes; for Write
-	err   error
+	err    error
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks

@@ -101,6 +101,7 @@ type request struct {
 	grpc    bool
 	peer    netip.Addr
 	body    *requestBody // nil if there is none
+	tracked *trackedBody // nil before there is a response
 	timeout *time.Timer  // nil if there is none
 
 	mirror *mirror       // nil if it is not mirrored
@@ -156,7 +157,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	recorder := &statusWriter{ResponseWriter: w}
 	defer func() {
-		if q.b != nil { // the reverse proxy panicked with http.ErrAbortHandler, or forgot
+		if q.tracked != nil {
+			// The reverse proxy may have panicked with http.ErrAbortHandler, or
+			// be about to close it in another goroutine.
+			q.tracked.Close()
+		} else if q.b != nil {
 			q.lose(p.now(), Canceled, errClientGone)
 		}
 		if q.status == 0 {
@@ -360,6 +365,7 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 // track ends the attempt when the body has been read or closed.
 func (q *request) track(resp *http.Response, cancel func()) io.ReadCloser {
 	t := &trackedBody{ReadCloser: resp.Body, q: q, cancel: cancel}
+	q.tracked = t
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
 		return t
