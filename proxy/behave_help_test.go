@@ -37,12 +37,13 @@ func soon(t testing.TB, is func() bool, what ...any) {
 // ended there must be no goroutine and no file more than before.
 type rig struct {
 	*proxy.Proxy
-	t      testing.TB
-	addr   string
-	notes  *notes
-	cancel context.CancelFunc
-	served chan error
-	ended  sync.Once
+	t        testing.TB
+	addr     string
+	listener net.Listener
+	notes    *notes
+	cancel   context.CancelFunc
+	served   chan error
+	ended    sync.Once
 }
 
 // newRig serves one listener: with TLS if opts has a certificate. Without an
@@ -59,7 +60,7 @@ func newRig(t testing.TB, opts proxy.Options, backends ...string) *rig {
 	r.Proxy = p
 	p.SetBackends(backends)
 	l := newListener(t)
-	r.addr = l.Addr().String()
+	r.addr, r.listener = l.Addr().String(), l
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
 	serve := p.Serve
