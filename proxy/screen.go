@@ -36,6 +36,7 @@ type screened struct {
 	lastWord atomic.Bool
 
 	unlimited atomic.Bool // writing may take its time: HTTP/2, or an upgrade
+	unread    atomic.Bool // the client may have sent what nobody reads, after an upgrade that was refused
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
@@ -78,7 +79,16 @@ func (s *screened) Write(p []byte) (int, error) {
 // unlimit is called when the client may take its time.
 func (s *screened) unlimit() {
 	s.unlimited.Store(true)
+	s.unread.Store(false)
 	s.Conn.SetWriteDeadline(time.Time{})
+}
+
+// Close closes the connection; the client gets what was written last.
+func (s *screened) Close() error {
+	if s.unread.Load() && s.CloseWrite() == nil {
+		readAll(s.Conn)
+	}
+	return s.Conn.Close()
 }
 
 // CloseWrite ends one direction before the other.
@@ -321,6 +331,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	case codings == 1 && old:
 		return bad("Transfer-Encoding in HTTP/1.0")
 	case upgrade || connect:
+		s.unread.Store(true)
 		return size, open, nil // no request follows: see ServeHTTP
 	case codings == 1:
 		s.chunks = chunkScanner{}
