@@ -9,57 +9,6 @@ import (
 	"time"
 )
 
-// Verdict is what an [Analysis] makes of a version's traffic.
-type Verdict int
-
-const (
-	// Inconclusive: too little traffic to say, or nothing to compare with.
-	Inconclusive Verdict = iota
-	// Pass: the evidence is that the new version is good enough.
-	Pass
-	// Fail: the evidence is that the new version is not.
-	Fail
-)
-
-var verdictNames = []string{"inconclusive", "pass", "fail"}
-
-// String returns "inconclusive", "pass" or "fail".
-func (v Verdict) String() string { return nameOf(verdictNames, int(v), "Verdict") }
-
-// MarshalText returns what String does, or an error for no known verdict.
-func (v Verdict) MarshalText() ([]byte, error) { return textOf(verdictNames, int(v), "verdict") }
-
-// UnmarshalText understands what MarshalText makes.
-func (v *Verdict) UnmarshalText(text []byte) error {
-	return fromText(verdictNames, text, "verdict", (*int)(v))
-}
-
-// Rule is what happens after a verdict. The zero Rule is the default of the
-// field that has it.
-type Rule int
-
-const (
-	// ThenContinue goes on with the next step.
-	ThenContinue Rule = iota + 1
-	// ThenPause waits for a person.
-	ThenPause
-	// ThenRollBack gives all traffic back to the old version.
-	ThenRollBack
-)
-
-var ruleNames = []string{"default", "continue", "pause", "roll back"}
-
-// String returns "default", "continue", "pause" or "roll back".
-func (r Rule) String() string { return nameOf(ruleNames, int(r), "Rule") }
-
-// MarshalText returns what String does, or an error for no known rule.
-func (r Rule) MarshalText() ([]byte, error) { return textOf(ruleNames, int(r), "rule") }
-
-// UnmarshalText understands what MarshalText makes.
-func (r *Rule) UnmarshalText(text []byte) error {
-	return fromText(ruleNames, text, "rule", (*int)(r))
-}
-
 // Analysis says when a new version is good enough, and when it is not. The zero
 // value is good for use: it compares the share of failures of the new version
 // with that of the old one, and no more than three restarts are forgiven.
@@ -85,8 +34,8 @@ type Analysis struct {
 	// however often it is judged in one window. Zero means 0.05.
 	FalsePass float64 `json:"falsePass,omitempty"`
 
-	// MinRequests is how many requests a version must have had to pass. Zero
-	// means 100.
+	// MinRequests is how many requests the new version must have had in the last
+	// window to pass. Zero means 100.
 	MinRequests uint64 `json:"minRequests,omitempty"`
 
 	// Burst is how many failures may have one cause: the tries of a client that
@@ -192,15 +141,9 @@ func (a Analysis) Rule(v Verdict) Rule {
 	}
 }
 
-// Window is the traffic of both versions over the same stretch of time, in which
-// the weights did not change.
-type Window struct {
-	Old Traffic `json:"old"`
-	New Traffic `json:"new"`
-}
-
-// Judgement is a verdict and what it rests on. Figures that compare are those of
-// the window judged, but for Evidence, which sums up all windows.
+// Judgement is a verdict and what it rests on. Its figures are those of the traffic
+// judged and of the earlier windows next to it that had the same split, but
+// Evidence and Restarts sum up all windows.
 type Judgement struct {
 	Verdict Verdict `json:"verdict"`
 
@@ -221,8 +164,9 @@ type Judgement struct {
 	Excess float64 `json:"excess"`
 	AtMost float64 `json:"atMost"`
 
-	// Evidence says how much more likely the failures are if the new version is
-	// worse than if it is not (an e-value). 1 says nothing; at Needed it fails.
+	// Evidence says how much more likely it is that failures hit the new version
+	// as they did if it is worse than if it is not (an e-value). 1 says nothing;
+	// from Needed on it is shown. It stops at a billion.
 	Evidence float64 `json:"evidence"`
 	Needed   float64 `json:"needed"`
 
@@ -237,32 +181,191 @@ type Judgement struct {
 // String returns the verdict and the reason.
 func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason }
 
-func nameOf(names []string, i int, typ string) string {
-	if i < 0 || i >= len(names) {
-		return fmt.Sprintf("%s(%d)", typ, i)
-	}
-	return names[i]
-}
-
-func textOf(names []string, i int, what string) ([]byte, error) {
-	if i < 0 || i >= len(names) {
-		return nil, fmt.Errorf("no %s has the number %d", what, i)
-	}
-	return []byte(names[i]), nil
-}
-
-func fromText(names []string, text []byte, what string, to *int) error {
-	for i, name := range names {
-		if name == string(text) {
-			*to = i
-			return nil
-		}
-	}
-	return fmt.Errorf("no %s is called %q: use one of %s", what, text, strings.Join(names, ", "))
-}
-
-// Judge says what the traffic of the new version is worth beside the old one's.
+// Judge compares the traffic of the new version with that of the old one over
+// the same time, since the weights were last changed. It depends on nothing else,
+// so it may be called at any time and as often as one likes: the chances that
+// the fields of [Analysis] speak of are for all calls together. It expects that
+// Validate returned nil.
+//
+// Pass and Fail are final where one acts on them. Where one does not, a version
+// that passed may fail later; and one that was shown to be worse, but by less
+// than the tolerance, may pass.
+//
+// Earlier windows, oldest first, add to the evidence that a version is bad, and
+// those next to the last one with the same split, within a tenth and what may be
+// chance, also to the evidence that it is good. A window has to end when the
+// weights change: if it spans a change of weights, a change of the failure rate
+// of both versions looks like one of the new version's alone. It may end at other
+// times, too, but not for what was counted: one that ends every few minutes lets
+// a version be found sooner that turns bad late.
 func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 	a = a.withDefaults()
-	return Judgement{}
+	windows := make([]Window, 0, len(earlier)+1)
+	windows = append(append(windows, earlier...), Window{Old: old, New: new})
+
+	b := bench{Analysis: a, windows: windows}
+	b.alpha = a.FalseAlarm / float64(b.tests())
+	last := windows[len(windows)-1]
+	pool := last
+	for i := len(windows) - 2; i >= 0 && alike(windows[i], last); i-- {
+		pool.Old, pool.New = pool.Old.Add(windows[i].Old), pool.New.Add(windows[i].New)
+	}
+	b.pool = pool
+
+	failed := failures(pool)
+	j := Judgement{
+		OldRequests: pool.Old.Requests,
+		NewRequests: pool.New.Requests,
+		OldFailing:  share(failed.oldBad, failed.oldAll),
+		NewFailing:  share(failed.newBad, failed.newAll),
+		Excess:      failed.excess(),
+		AtMost:      failed.atMost(a.FalsePass, a.Burst),
+		Evidence:    1,
+		Needed:      1 / b.alpha,
+		P99:         pool.New.Latency.Quantile(0.99),
+		OldP99:      pool.Old.Latency.Quantile(0.99),
+	}
+	for _, w := range windows {
+		j.Restarts = saturating(j.Restarts, w.New.Restarts)
+	}
+
+	b.restarts(j.Restarts)
+	if !a.LimitsOnly {
+		j.Evidence = b.compare("failed", failures, a.Tolerance)
+		if a.SlowTolerance > 0 {
+			b.compare("were slow", slow, a.SlowTolerance)
+		}
+	}
+	b.minSuccess()
+	b.maxP99()
+	if n := last.New.Requests; n < a.MinRequests {
+		b.lacks("the new version had %d requests of late, of the %d it needs", n, a.MinRequests)
+	}
+
+	switch {
+	case len(b.against) > 0:
+		j.Verdict, j.Reason = Fail, strings.Join(b.against, "; ")
+	case len(b.missing) > 0:
+		j.Verdict, j.Reason = Inconclusive, strings.Join(b.missing, "; ")
+	default:
+		j.Verdict, j.Reason = Pass, strings.Join(b.inFavour, "; ")
+	}
+	return j
 }
+
+// bench is a case being heard.
+type bench struct {
+	Analysis
+	windows []Window
+	pool    Window  // the last windows with the same split
+	alpha   float64 // the part of FalseAlarm that each test has
+
+	against, missing, inFavour []string
+}
+
+// tests counts those that share FalseAlarm.
+func (b *bench) tests() int {
+	n := 0
+	for _, on := range []bool{!b.LimitsOnly, b.SlowTolerance > 0, b.MinSuccess > 0, b.MaxP99 > 0} {
+		if on {
+			n++
+		}
+	}
+	return max(n, 1)
+}
+
+func (b *bench) fails(format string, args ...any) {
+	b.against = append(b.against, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) lacks(format string, args ...any) {
+	b.missing = append(b.missing, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) good(format string, args ...any) {
+	b.inFavour = append(b.inFavour, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) restarts(n uint64) {
+	if n > uint64(b.MaxRestarts) {
+		b.fails("the new version was restarted %d times, at most %d are forgiven", n, b.MaxRestarts)
+	}
+}
+
+// compare judges whether more of the new version's requests are bad, and returns
+// the evidence that it is so.
+func (b *bench) compare(what string, count func(Window) tally, tolerance float64) (evidence float64) {
+	tallies := make([]tally, len(b.windows))
+	for i, w := range b.windows {
+		tallies[i] = count(w)
+	}
+	pool := count(b.pool)
+	log := logEvidence(tallies, b.Burst)
+	evidence = math.Exp(min(log, math.Log(1e9)))
+	if !pool.comparable() {
+		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
+		return evidence
+	}
+	atMost := pool.atMost(b.FalsePass, b.Burst)
+	seen := fmt.Sprintf("%s of the new version's requests %s, %s of the old one's",
+		percentOf(share(pool.newBad, pool.newAll)), what, percentOf(share(pool.oldBad, pool.oldAll)))
+	last := tallies[len(tallies)-1]
+	exceeding := pool.excess() > tolerance || last.comparable() && last.excess() > tolerance
+	shown := log >= -math.Log(b.alpha)
+	switch {
+	case shown && exceeding:
+		b.fails("%s: worse by more than %s, evidence %.3g of %.3g", seen, percentOf(tolerance), evidence, 1/b.alpha)
+	case atMost <= tolerance:
+		b.good("%s: at most %s worse, %s are forgiven", seen, percentOf(max(0, atMost)), percentOf(tolerance))
+	case shown:
+		b.lacks("%s: shown to be worse, but not yet by how much: at most by %s, %s are forgiven",
+			seen, percentOf(atMost), percentOf(tolerance))
+	default:
+		b.lacks("%s: may still be worse by %s, %s are forgiven", seen, percentOf(atMost), percentOf(tolerance))
+	}
+	return evidence
+}
+
+func (b *bench) minSuccess() {
+	if b.MinSuccess == 0 {
+		return
+	}
+	b.limit(1-b.MinSuccess, failures,
+		fmt.Sprintf("%s of the new version's requests succeeded, the least is %s",
+			percentOf(b.pool.New.SuccessRate()), percentOf(b.MinSuccess)))
+}
+
+func (b *bench) maxP99() {
+	if b.MaxP99 == 0 {
+		return
+	}
+	late := func(w Window) tally {
+		return tally{newAll: w.New.Latency.Count(), newBad: w.New.Latency.Above(b.MaxP99)}
+	}
+	if late(b.pool).newAll == 0 {
+		b.lacks("none of the new version's requests was timed")
+		return
+	}
+	b.limit(0.01, late,
+		fmt.Sprintf("the new version's p99 is %v, the most is %v", b.pool.New.Latency.Quantile(0.99), b.MaxP99))
+}
+
+// limit judges whether more than a share of the new version's requests are bad.
+func (b *bench) limit(most float64, count func(Window) tally, seen string) {
+	tallies := make([]tally, len(b.windows))
+	for i, w := range b.windows {
+		tallies[i] = count(w)
+	}
+	pool := count(b.pool)
+	switch {
+	case exceeds(tallies, most, b.alpha, b.Burst):
+		b.fails("%s", seen)
+	case share(pool.newBad, pool.newAll) > most:
+		b.lacks("%s: that may be chance", seen)
+	default:
+		b.good("%s", seen)
+	}
+}
+
+// percentOf writes a share with three digits.
+func percentOf(share float64) string { return fmt.Sprintf("%.3g %%", 100*share) }

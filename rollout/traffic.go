@@ -1,5 +1,15 @@
 package rollout
 
+import "math"
+
+// sameSplit is by how much of itself the new version's share of the requests may
+// differ between two windows, besides by chance, for their counts to be added up.
+const sameSplit = 0.1
+
+// enoughTimed is how many requests of the old version must have been timed for
+// its slowest hundredth to be told.
+const enoughTimed = 1000
+
 // Traffic is what a version's traffic was, counted since the version began to
 // get any. Counters only rise; the zero value is no traffic.
 //
@@ -65,4 +75,43 @@ func share(part, whole uint64) float64 {
 		return 0
 	}
 	return min(1, float64(part)/float64(whole))
+}
+
+// Window is the traffic of both versions over the same stretch of time, in which
+// the weights did not change.
+type Window struct {
+	Old Traffic `json:"old"`
+	New Traffic `json:"new"`
+}
+
+// failures counts requests that failed as bad.
+func failures(w Window) tally {
+	return tally{
+		oldAll: w.Old.Requests, oldBad: min(w.Old.Failures, w.Old.Requests),
+		newAll: w.New.Requests, newBad: min(w.New.Failures, w.New.Requests),
+	}
+}
+
+// slow counts requests as bad that took longer than 99 of 100 of the old
+// version's did. By symmetry the next request above a quantile of the old version
+// is the new one's with a chance of its share, if both are as fast.
+func slow(w Window) tally {
+	t := tally{oldAll: w.Old.Latency.Count(), newAll: w.New.Latency.Count()}
+	if t.oldAll < enoughTimed {
+		return tally{}
+	}
+	p99 := w.Old.Latency.Quantile(0.99)
+	t.oldBad, t.newBad = w.Old.Latency.Above(p99), w.New.Latency.Above(p99)
+	return t
+}
+
+// alike reports whether the new version may have had the same share in both.
+func alike(a, b Window) bool {
+	x, y := failures(a), failures(b)
+	if !x.comparable() || !y.comparable() {
+		return false
+	}
+	s := x.plus(y).newShare()
+	chance := 3 * math.Sqrt(s*(1-s)*(1/(float64(x.oldAll)+float64(x.newAll))+1/(float64(y.oldAll)+float64(y.newAll))))
+	return math.Abs(x.newShare()-y.newShare()) <= sameSplit*s+chance
 }
