@@ -206,11 +206,11 @@ func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 	b := bench{Analysis: a, windows: windows}
 	b.alpha = a.FalseAlarm / float64(b.tests())
 	last := windows[len(windows)-1]
-	pool := last
+	b.pools = []Window{last}
 	for i := len(windows) - 2; i >= 0 && alike(windows[i], last); i-- {
-		pool.Old, pool.New = pool.Old.Add(windows[i].Old), pool.New.Add(windows[i].New)
+		b.pools = append(b.pools, b.pools[len(b.pools)-1].plus(windows[i]))
 	}
-	b.pool = pool
+	pool := b.pool()
 
 	failed := failures(pool)
 	j := Judgement{
@@ -219,7 +219,7 @@ func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 		OldFailing:  share(failed.oldBad, failed.oldAll),
 		NewFailing:  share(failed.newBad, failed.newAll),
 		Excess:      failed.excess(),
-		AtMost:      failed.atMost(a.FalsePass, a.Burst),
+		AtMost:      1,
 		Evidence:    1,
 		Needed:      1 / b.alpha,
 		P99:         pool.New.Latency.Quantile(0.99),
@@ -231,7 +231,7 @@ func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 
 	b.restarts(j.Restarts)
 	if !a.LimitsOnly {
-		j.Evidence = b.compare("failed", failures, a.Tolerance)
+		j.Evidence, j.AtMost = b.compare("failed", failures, a.Tolerance)
 		if a.SlowTolerance > 0 {
 			b.compare("were slow", slow, a.SlowTolerance)
 		}
@@ -257,11 +257,14 @@ func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 type bench struct {
 	Analysis
 	windows []Window
-	pool    Window  // the last windows with the same split
-	alpha   float64 // the part of FalseAlarm that each test has
+	pools   []Window // the last window, the last two added up, and so on, while the split is the same
+	alpha   float64  // the part of FalseAlarm that each test has
 
 	against, missing, inFavour []string
 }
+
+// pool returns the traffic of all windows that have the split of the last one.
+func (b *bench) pool() Window { return b.pools[len(b.pools)-1] }
 
 // tests counts those that share FalseAlarm.
 func (b *bench) tests() int {
@@ -293,20 +296,26 @@ func (b *bench) restarts(n uint64) {
 }
 
 // compare judges whether more of the new version's requests are bad, and returns
-// the evidence that it is so.
-func (b *bench) compare(what string, count func(Window) tally, tolerance float64) (evidence float64) {
+// the evidence that it is so, and how many more they are at most.
+func (b *bench) compare(what string, count func(Window) tally, tolerance float64) (evidence, atMost float64) {
 	tallies := make([]tally, len(b.windows))
 	for i, w := range b.windows {
 		tallies[i] = count(w)
 	}
-	pool := count(b.pool)
+	pool := count(b.pool())
 	log := logEvidence(tallies, b.Burst)
 	evidence = math.Exp(min(log, math.Log(1e9)))
 	if !pool.comparable() {
 		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
-		return evidence
+		return evidence, 1
 	}
-	atMost := pool.atMost(b.FalsePass, b.Burst)
+	// An incident of both versions makes the traffic around it say little: what
+	// came after it may show alone that the new version is good.
+	atMost = 1
+	for i, p := range b.pools {
+		chance := b.FalsePass * startWeight(len(b.pools)-1-i)
+		atMost = min(atMost, count(p).atMost(chance, b.Burst))
+	}
 	seen := fmt.Sprintf("%s of the new version's requests %s, %s of the old one's",
 		percentOf(share(pool.newBad, pool.newAll)), what, percentOf(share(pool.oldBad, pool.oldAll)))
 	last := tallies[len(tallies)-1]
@@ -323,7 +332,7 @@ func (b *bench) compare(what string, count func(Window) tally, tolerance float64
 	default:
 		b.lacks("%s: may still be worse by %s, %s are forgiven", seen, percentOf(atMost), percentOf(tolerance))
 	}
-	return evidence
+	return evidence, atMost
 }
 
 func (b *bench) minSuccess() {
@@ -332,7 +341,7 @@ func (b *bench) minSuccess() {
 	}
 	b.limit(1-b.MinSuccess, failures,
 		fmt.Sprintf("%s of the new version's requests succeeded, the least is %s",
-			percentOf(b.pool.New.SuccessRate()), percentOf(b.MinSuccess)))
+			percentOf(b.pool().New.SuccessRate()), percentOf(b.MinSuccess)))
 }
 
 func (b *bench) maxP99() {
@@ -342,12 +351,12 @@ func (b *bench) maxP99() {
 	late := func(w Window) tally {
 		return tally{newAll: w.New.Latency.Count(), newBad: w.New.Latency.Above(b.MaxP99)}
 	}
-	if late(b.pool).newAll == 0 {
+	if late(b.pool()).newAll == 0 {
 		b.lacks("none of the new version's requests was timed")
 		return
 	}
 	b.limit(0.01, late,
-		fmt.Sprintf("the new version's p99 is %v, the most is %v", b.pool.New.Latency.Quantile(0.99), b.MaxP99))
+		fmt.Sprintf("the new version's p99 is %v, the most is %v", b.pool().New.Latency.Quantile(0.99), b.MaxP99))
 }
 
 // limit judges whether more than a share of the new version's requests are bad.
@@ -356,7 +365,7 @@ func (b *bench) limit(most float64, count func(Window) tally, seen string) {
 	for i, w := range b.windows {
 		tallies[i] = count(w)
 	}
-	pool := count(b.pool)
+	pool := count(b.pool())
 	switch {
 	case exceeds(tallies, most, b.alpha, b.Burst):
 		b.fails("%s", seen)

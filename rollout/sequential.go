@@ -138,9 +138,9 @@ func bounds(bad, all, alpha float64) (low, high float64) {
 }
 
 // between returns where, from a value that is out to one that is in, the first
-// is that is in, to some 15 digits, as seen from outside.
+// is that is in, to some 12 decimals, as seen from outside.
 func between(outside, inside float64, out func(float64) bool) float64 {
-	for range 60 {
+	for range 40 {
 		middle := (outside + inside) / 2
 		if out(middle) {
 			outside = middle

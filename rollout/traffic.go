@@ -84,6 +84,8 @@ type Window struct {
 	New Traffic `json:"new"`
 }
 
+func (w Window) plus(v Window) Window { return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New)} }
+
 // failures counts requests that failed as bad.
 func failures(w Window) tally {
 	return tally{
