@@ -197,7 +197,8 @@ func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason
 // weights change: if it spans a change of weights, a change of the failure rate
 // of both versions looks like one of the new version's alone. It may end at other
 // times, too, but not for what was counted: one that ends every few minutes lets
-// a version be found sooner that turns bad late.
+// a version be found sooner that turns bad late. Of too many windows, [Shorten]
+// makes fewer.
 func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 	a = a.withDefaults()
 	windows := make([]Window, 0, len(earlier)+1)

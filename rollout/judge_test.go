@@ -173,6 +173,37 @@ func TestEarlierWindows(t *testing.T) {
 	assert.EqualValues(t, 4, j.Restarts)
 }
 
+func TestShorten(t *testing.T) {
+	tenth := func(requests uint64) rollout.Window {
+		return rollout.Window{Old: traffic(9*requests/10, 1), New: traffic(requests/10, 0)}
+	}
+	half := func(requests uint64) rollout.Window {
+		return rollout.Window{Old: traffic(requests/2, 1), New: traffic(requests/2, 0)}
+	}
+	windows := []rollout.Window{tenth(50_000), tenth(1000), tenth(1000), half(2000), half(2000), tenth(9000)}
+	for _, c := range []struct {
+		most int
+		want []uint64 // requests of both
+	}{
+		{9, []uint64{50_000, 1000, 1000, 2000, 2000, 9000}},
+		{5, []uint64{50_000, 2000, 2000, 2000, 9000}},
+		{4, []uint64{50_000, 2000, 4000, 9000}},
+		{3, []uint64{52_000, 4000, 9000}},
+		{2, []uint64{4000, 9000}},
+		{1, []uint64{9000}},
+		{0, []uint64{}},
+		{-1, []uint64{}},
+	} {
+		got := []uint64{}
+		for _, w := range rollout.Shorten(windows, c.most) {
+			got = append(got, w.Old.Requests+w.New.Requests)
+		}
+		assert.Equal(t, c.want, got, "at most %d", c.most)
+	}
+	assert.Equal(t, tenth(1000), windows[1], "left as it was")
+	assert.Empty(t, rollout.Shorten(nil, 3))
+}
+
 func TestJudgeTouchesNothing(t *testing.T) {
 	old, new := timed(2000, 3), timed(2000, 500)
 	earlier := make([]rollout.Window, 1, 4)
