@@ -245,6 +245,32 @@ func TestLatencyIsSeldomAFalseAlarm(t *testing.T) {
 	assert.LessOrEqual(t, alarms, runs/100)
 }
 
+// TestAVersionBeyondTheToleranceSeldomPasses looks often at a version that exceeds
+// it by nothing: the hardest case.
+func TestAVersionBeyondTheToleranceSeldomPasses(t *testing.T) {
+	for _, rate := range []float64{0.001, 0.05} {
+		const runs = 200
+		passes := 0
+		for seed := range uint64(runs) {
+			rng := rand.New(rand.NewPCG(seed, 8))
+			var old, new rollout.Traffic
+			for range 60 {
+				old = old.Add(traffic(3000, binomial(rng, 3000, rate)))
+				new = new.Add(traffic(1000, binomial(rng, 1000, rate+0.005)))
+				v := rollout.Analysis{}.Judge(old, new).Verdict
+				if v == rollout.Pass {
+					passes++
+				}
+				if v != rollout.Inconclusive {
+					break
+				}
+			}
+		}
+		t.Logf("rate %v: %d of %d", rate, passes, runs)
+		assert.LessOrEqual(t, passes, runs*5/100)
+	}
+}
+
 func TestValidate(t *testing.T) {
 	assert.NoError(t, rollout.Analysis{}.Validate())
 	for field, a := range map[string]rollout.Analysis{

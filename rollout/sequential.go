@@ -26,7 +26,7 @@ import "math"
 // (Ville's inequality). So is a mean of several, with fixed weights; rho being
 // unknown, that is what is taken (Robbins, "Statistical methods related to the
 // law of the iterated logarithm", 1970). Twelve values of rho cost a factor of at
-// most twelve against knowing it, about one failure's worth.
+// most twelve against knowing it: one or two failures' worth.
 //
 // The failures of several windows, each with its own w, multiply for the same
 // rho. And since a version may turn bad late, a mean is taken over the windows at
@@ -50,11 +50,12 @@ type tally struct {
 // it is the one that was seen, with one request more for the new version: that
 // keeps the first few requests, whose share is known least, from saying much.
 //
-// With the share that was seen, the evidence is no product of conditional
-// likelihood ratios any more, but close to one: to first order it is the sum of
-// (Y-p)·(A-w) over requests, with Y whether it failed and A whether the new
-// version had it, and that is a martingale of smaller variance than with the
-// wanted share, (Y)·(A-w). The tests compute the exact error of what is left.
+// With the share that was seen the evidence is no product of conditional
+// likelihood ratios any more, but on the safe side of one. Let Y be 1 for a request
+// that failed, at the rate p, and A be 1 for one that the new version had. With
+// the wanted share w, evidence is about a sum of Y·(A-w) over all requests; with
+// the share that was seen it is about one of (Y-p)·(A-w), which is a martingale as
+// well and has the smaller variance. TestExactFalseAlarms has the exact error.
 func (t tally) newShare() float64 {
 	return (float64(t.newAll) + 1) / (float64(t.newAll) + float64(t.oldAll) + 1)
 }
