@@ -311,10 +311,11 @@ func (b *bench) compare(what string, count func(Window) tally, tolerance float64
 		return evidence, 1
 	}
 	// An incident of both versions makes the traffic around it say little: what
-	// came after it may show alone that the new version is good.
-	atMost = 1
-	for i, p := range b.pools {
-		chance := b.FalsePass * startWeight(len(b.pools)-1-i)
+	// came after it may show alone that the new version is good. A quarter of
+	// FalsePass is for that.
+	atMost = pool.atMost(b.FalsePass*0.75, b.Burst)
+	for i, p := range b.pools[:len(b.pools)-1] {
+		chance := b.FalsePass * 0.25 * startWeight(len(b.pools)-2-i)
 		atMost = min(atMost, count(p).atMost(chance, b.Burst))
 	}
 	seen := fmt.Sprintf("%s of the new version's requests %s, %s of the old one's",

@@ -170,13 +170,14 @@ func logBeta(a, b float64) float64 {
 }
 
 // atMost returns what the excess of the new version is at most, but for the
-// chance alpha, whenever one looks.
+// chance alpha, whenever one looks. Most of alpha goes to the new version, which
+// usually has less traffic.
 func (t tally) atMost(alpha, burst float64) float64 {
 	if !t.comparable() {
 		return 1
 	}
-	_, high := bounds(float64(t.newBad)/burst, float64(t.newAll)/burst, alpha/2)
-	low, _ := bounds(float64(t.oldBad)/burst, float64(t.oldAll)/burst, alpha/2)
+	_, high := bounds(float64(t.newBad)/burst, float64(t.newAll)/burst, alpha*0.8)
+	low, _ := bounds(float64(t.oldBad)/burst, float64(t.oldAll)/burst, alpha*0.2)
 	return high - low
 }
 
