@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -351,4 +352,23 @@ func BenchmarkJudge(b *testing.B) {
 	for b.Loop() {
 		a.Judge(old, new, earlier...)
 	}
+}
+
+func ExampleAnalysis_Judge() {
+	a := rollout.Analysis{MaxP99: 500 * time.Millisecond}
+	if err := a.Validate(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	old := rollout.Traffic{Requests: 9000, Failures: 9}
+	canary := rollout.Traffic{Requests: 1000, Failures: 12}
+	for range 1000 {
+		canary.Latency.Observe(20 * time.Millisecond)
+	}
+	j := a.Judge(old, canary)
+	fmt.Println(j)
+	fmt.Println(a.Rule(j.Verdict))
+	// Output:
+	// fail: 1.2 % of the new version's requests failed, 0.1 % of the old one's: worse by more than 0.5 %, evidence 1.13e+05 of 200
+	// roll back
 }
