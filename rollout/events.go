@@ -80,28 +80,3 @@ func (m *machine) event(kind EventKind, version, reason string) {
 	s.Events = s.Events[max(0, len(s.Events)-storedEvents):]
 	m.changed()
 }
-
-// describe writes weights in a line.
-func describe(w Weights) string {
-	var b strings.Builder
-	for i, split := range w.Splits {
-		if i == 4 && len(w.Splits) > 5 {
-			fmt.Fprintf(&b, "; and %d more places", len(w.Splits)-i)
-			break
-		}
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		for j, share := range split.Shares {
-			if j > 0 {
-				b.WriteString(", ")
-			}
-			fmt.Fprintf(&b, "%s %s", share.Version, asPercent(share.Weight))
-		}
-		b.WriteString(split.Place.String())
-	}
-	if len(w.Splits) == 0 {
-		return "nobody has traffic"
-	}
-	return b.String()
-}

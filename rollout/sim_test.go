@@ -75,7 +75,7 @@ func simulateWorld(t *testing.T, seed uint64) (counts map[string]int) {
 		counts = w.counts
 		if len(w.violations) > 0 {
 			t.Errorf("seed %d:\n%s\n\nlast of %d lines:\n%s", seed, strings.Join(w.violations, "\n"), len(w.log),
-				strings.Join(w.log[max(0, len(w.log)-150):], "\n"))
+				strings.Join(w.log[max(0, len(w.log)-400):], "\n"))
 		}
 	})
 	return counts
@@ -127,9 +127,11 @@ type simVersion struct {
 	requests float64
 	failures float64
 
+	crashed    bool                     // it ended with the process
+	again      bool                     // somebody wants another attempt
 	stopCalled bool                     // in this attempt
 	aborted    bool                     // an Abort was confirmed in this attempt
-	promoted   bool                     // somebody called Promote in this attempt
+	promoted   bool                     // somebody called Promote
 	held       map[string]time.Duration // time at each vector of weights, in this attempt
 	answer     bool                     // the last one to Ready
 	answered   time.Time
@@ -244,6 +246,7 @@ func (w *world) crashPoint(gen int, name string) {
 		w.integrate()
 		if w.dies {
 			for _, v := range w.versions {
+				v.crashed = v.crashed || v.running
 				v.running = false
 			}
 			w.weights = rollout.Weights{}
@@ -288,12 +291,16 @@ func (p process) Start(ctx context.Context, id string) error {
 	v := p.w.version(id)
 	p.w.logf("Start %s", id)
 	if v.stopCalled && p.w.alive && p.w.gen == p.gen {
-		p.w.violate("Start of %s after it was stopped", id)
+		if !v.again {
+			p.w.violate("Start of %s after it was stopped", id)
+		}
+		v.again, v.stopCalled, v.aborted = false, false, false
+		v.held = map[string]time.Duration{}
 	}
 	p.w.mu.Unlock()
 	return p.w.call(ctx, p.gen, "start", func() error {
 		if !v.running {
-			v.running, v.started = true, time.Now()
+			v.running, v.crashed, v.started = true, false, time.Now()
 		}
 		return nil
 	})
@@ -315,10 +322,10 @@ func (p process) Ready(ctx context.Context, id string) (rollout.Readiness, error
 func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error {
 	w := p.w
 	w.mu.Lock()
-	w.logf("SetWeights %x %v", weights.Revision, weights.Splits)
+	w.logf("SetWeights %v", weights)
 	if w.alive && w.gen == p.gen {
 		for id, v := range w.versions {
-			if weights.Most(id) > 0 && !v.answer && v.answerGen == p.gen && time.Since(v.answered) > 500*time.Millisecond && weights.Most("v1") < rollout.Whole && id != "v1" {
+			if weights.Most(id) > 0 && !v.answer && v.answerGen == p.gen && time.Since(v.answered) > 500*time.Millisecond && weights.Most(id) < rollout.Whole {
 				w.violate("weight for %s, which said that it is not ready", id)
 			}
 		}
@@ -349,7 +356,7 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 func (w *world) checkWeights(weights rollout.Weights) {
 	for id, v := range w.versions {
 		is, was := weights.Most(id), w.weights.Most(id)
-		if is > 0 && (v.stopCalled || !v.running && id != "v1") {
+		if is > 0 && (v.stopCalled || !v.running && !(v.crashed && is == rollout.Whole)) {
 			w.violate("%s has weight %d, but runs: %v, is to be stopped: %v", id, is, v.running, v.stopCalled)
 		}
 		if is > was && v.aborted {
@@ -542,14 +549,10 @@ func (w *world) play(t *testing.T) {
 		s := r.Status()
 		if submitted < len(plans) && time.Now().After(nextSubmit) {
 			if w.command(r, "Submit", plans[submitted]) == nil {
-				submitted++
-				nextSubmit = time.Now().Add(time.Duration(w.rng.IntN(120)) * time.Second)
-				if submitted == 1 {
-					nextSubmit = time.Now() // when v1 runs; until then it is refused or waits
+				if submitted++; submitted == 1 {
+					w.settleFirst()
 				}
-			}
-			if submitted == 1 && s.State.Stable == nil {
-				w.settleFirst()
+				nextSubmit = time.Now().Add(time.Duration(w.rng.IntN(120)) * time.Second)
 			}
 			continue
 		}
@@ -607,20 +610,17 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 	current := r.Status().State.Plan
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	reset := func() {
-		if current == nil {
-			return
-		}
+	again := func(version string, is bool) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if v := w.versions[current.Version]; v != nil {
-			v.stopCalled, v.aborted, v.promoted = false, false, false
-			v.held = map[string]time.Duration{}
-		}
+		w.version(version).again = is
 	}
 	var err error
 	switch name {
 	case "Submit":
+		if s := r.Status().State; current != nil && current.Version == p.Version && s.Phase == rollout.RolledBack && s.Next == nil && len(s.Retired) == 0 {
+			again(p.Version, true)
+		}
 		err = r.Submit(ctx, p)
 	case "Pause":
 		err = r.Pause(ctx, "")
@@ -645,9 +645,11 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 		}
 	case "Retry":
 		if r.Status().State.Phase == rollout.RolledBack {
-			reset()
+			again(current.Version, true)
 		}
-		err = r.Retry(ctx)
+		if err = r.Retry(ctx); current != nil && errors.Is(err, rollout.ErrRefused) {
+			again(current.Version, false)
+		}
 	}
 	w.mu.Lock()
 	outcome := "done"

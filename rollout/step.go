@@ -171,6 +171,9 @@ func (m *machine) observe(o Outcome) {
 				m.retire(m.versionOf(a.Version)) // it may run
 			}
 			return
+		case o.Err == "" && s.retired(a.Version) != nil:
+			m.retire(m.versionOf(a.Version)) // an earlier attempt is being stopped
+			return
 		case o.Err == "":
 			v.started = true
 		case o.Permanent && m.isNew(a.Version):
@@ -196,7 +199,7 @@ func (m *machine) observe(o Outcome) {
 			if !s.isApplied() {
 				s.Applied = s.Weights.Revision
 				l.last, l.back = nil, false
-				m.event(WeightsApplied, "", describe(s.Weights))
+				m.event(WeightsApplied, "", describe(s.Weights.Splits))
 			}
 		}
 	case ActStop:
@@ -212,8 +215,6 @@ func (m *machine) observe(o Outcome) {
 			} else {
 				id := a.Version
 				s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Version.ID == id })
-				v.started, v.was = false, false
-				v.ready = Readiness{}
 				m.event(Stopped, id, "")
 			}
 			m.changed()
@@ -602,9 +603,11 @@ func (m *machine) rollBack(reason string) {
 	m.enter(RollingBack, reason)
 }
 
-// retire wants the version to be stopped, once more if that is under way.
+// retire wants the version to be stopped, once more if that is under way. From
+// now on it does not count as started, even if that is wanted again.
 func (m *machine) retire(v Version) {
 	s := &m.s
+	s.live.versions[v.ID] = liveVersion{stopping: s.live.versions[v.ID].stopping}
 	if r := s.retired(v.ID); r != nil {
 		r.Again = true
 	} else {

@@ -2,8 +2,10 @@ package rollout
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -78,6 +80,11 @@ type Share struct {
 	Weight  int    `json:"weight"` // in 1/10,000
 }
 
+// String returns the revision and all shares in a line.
+func (w Weights) String() string {
+	return fmt.Sprintf("%s: %s", revision(w.Revision), describe(w.Splits))
+}
+
 // Of returns the weight of the version at the place.
 func (w Weights) Of(version string, place Place) int {
 	for _, s := range w.Splits {
@@ -86,6 +93,18 @@ func (w Weights) Of(version string, place Place) int {
 		}
 	}
 	return 0
+}
+
+// String returns the shares and the place: "v2 10 %, v1 90 % at api".
+func (s Split) String() string {
+	var b strings.Builder
+	for i, share := range s.Shares {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s %s", share.Version, asPercent(share.Weight))
+	}
+	return b.String() + s.Place.String()
 }
 
 func (s Split) of(version string) int {
@@ -151,6 +170,26 @@ func Cascade(claims []Claim) []Split {
 		result = append(result, Split{p, shares})
 	}
 	return result
+}
+
+// describe writes splits in a line, those that are the same once.
+func describe(splits []Split) string {
+	if len(splits) == 0 {
+		return "nobody has traffic"
+	}
+	same := !slices.ContainsFunc(splits, func(s Split) bool { return !slices.Equal(s.Shares, splits[0].Shares) })
+	if same && len(splits) > 1 {
+		return Split{Shares: splits[0].Shares}.String() + " everywhere"
+	}
+	const most = 4
+	var lines []string
+	for _, s := range splits[:min(most, len(splits))] {
+		lines = append(lines, s.String())
+	}
+	if n := len(splits) - most; n > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more places", n))
+	}
+	return strings.Join(lines, "; ")
 }
 
 func comparePlaces(a, b Place) int {

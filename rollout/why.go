@@ -40,7 +40,7 @@ func (s State) obstacle() string {
 		return fmt.Sprintf("version %s must be ready: %s%s", id, or(v.ready.Reason, "it has not answered yet"),
 			problem(Action{Kind: ActReady, Version: id}))
 	case !s.isApplied():
-		return fmt.Sprintf("the weights must be applied (%s)%s", describe(s.Weights), s.weightsProblem())
+		return fmt.Sprintf("the weights must be applied (%s)%s", describe(s.Weights.Splits), s.weightsProblem())
 	}
 	left := max(0, step.For-s.Held).Round(time.Millisecond)
 	switch step.Kind {
@@ -74,7 +74,7 @@ func (s State) weightsProblem() string {
 // stops says what retired versions wait for.
 func (s State) stops() string {
 	if !s.isApplied() {
-		return fmt.Sprintf("the weights must be applied first (%s)%s", describe(s.Weights), s.weightsProblem())
+		return fmt.Sprintf("the weights must be applied first (%s)%s", describe(s.Weights.Splits), s.weightsProblem())
 	}
 	var lines []string
 	for _, r := range s.Retired {
@@ -132,7 +132,7 @@ func (s State) Why(now time.Time) string {
 		case !v.was:
 			line("version %s must be ready: %s", s.Stable.ID, or(v.ready.Reason, "it has not answered yet"))
 		default:
-			line("the weights must be applied (%s)%s", describe(s.Weights), s.weightsProblem())
+			line("the weights must be applied (%s)%s", describe(s.Weights.Splits), s.weightsProblem())
 		}
 	}
 	if s.Phase.Ended() && len(s.Retired) > 0 {
