@@ -608,6 +608,9 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 	timeout := time.Duration(1+w.rng.IntN(20)) * time.Second
 	w.mu.Unlock()
 	current := r.Status().State.Plan
+	if current == nil && name != "Submit" {
+		return nil // the state is not loaded yet
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	again := func(version string, is bool) {
