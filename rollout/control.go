@@ -180,7 +180,10 @@ func (m *machine) submit(p *Plan) error {
 	s.Next = p
 	m.event(Submitted, p.Version, "")
 	m.changed()
-	if s.newVersion() != nil {
+	if s.Phase.Ended() {
+		m.begin(p)
+	}
+	if s.newVersion() != nil && s.Next != nil {
 		s.Counters.Superseded++
 		m.event(Superseded, s.Plan.Version, fmt.Sprintf("version %s was submitted", p.Version))
 		m.rollBack(fmt.Sprintf("version %s was submitted", p.Version))

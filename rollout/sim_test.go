@@ -324,9 +324,11 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 	w.mu.Lock()
 	w.logf("SetWeights %v", weights)
 	if w.alive && w.gen == p.gen {
-		for id, v := range w.versions {
-			if weights.Most(id) > 0 && !v.answer && v.answerGen == p.gen && time.Since(v.answered) > 500*time.Millisecond && weights.Most(id) < rollout.Whole {
-				w.violate("weight for %s, which said that it is not ready", id)
+		for _, split := range weights.Splits {
+			newest := split.Shares[0]
+			v := w.version(newest.Version)
+			if len(split.Shares) > 1 && newest.Weight > 0 && !v.answer && v.answerGen == p.gen && time.Since(v.answered) > 500*time.Millisecond {
+				w.violate("weight for %s, which said that it is not ready", newest.Version)
 			}
 		}
 	}

@@ -138,6 +138,7 @@ type live struct {
 	counting bool               // time counts for the step
 	ripening bool               // time counts for the stops of retired versions
 	last     map[string]Traffic // the last that Stats has told, under these weights
+	windowAt time.Duration      // when the window began
 	gate     *Judgement         // the last of the gate of this step
 	gateStep int
 	ignored  bool // a failure whose rule is to continue was told

@@ -53,6 +53,10 @@ func (c Config) withDefaults() (Config, error) {
 const (
 	maxMisses  = 3  // calls to Ready that fail in a row make a version unready
 	maxWindows = 24 // kept; older evidence is forgotten
+
+	// How long a window is at most, so that a version that turns bad late is
+	// found as soon as one that was bad from the beginning.
+	windowLength = 5 * time.Minute
 )
 
 // A machine is one step under way.
@@ -296,14 +300,20 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 	if v == nil {
 		return
 	}
-	if l.last != nil {
-		s.Window.New = s.Window.New.Add(traffic[v.ID].Since(l.last[v.ID]))
-		if s.Stable != nil {
-			s.Window.Old = s.Window.Old.Add(traffic[s.Stable.ID].Since(l.last[s.Stable.ID]))
-		}
-		m.fresh = true
+	last := l.last
+	if last == nil || l.clock-l.windowAt > windowLength {
+		m.closeWindow()
+		l.windowAt = l.clock
 	}
 	l.last = traffic
+	if last == nil {
+		return // what was counted before the weights were applied
+	}
+	s.Window.New = s.Window.New.Add(traffic[v.ID].Since(last[v.ID]))
+	if s.Stable != nil {
+		s.Window.Old = s.Window.Old.Add(traffic[s.Stable.ID].Since(last[s.Stable.ID]))
+	}
+	m.fresh = true
 }
 
 // closeWindow ends the window of traffic under the weights that were.
