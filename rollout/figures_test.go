@@ -197,7 +197,8 @@ func simulate(s scene, c controller, seed uint64) outcome {
 	return out
 }
 
-// binomial draws how many of n succeed with chance p, by the gaps between them.
+// binomial draws how many of n succeed with chance p: by the gaps between them, or,
+// where there would be hundreds, from the normal distribution that is then as good.
 func binomial(rng *rand.Rand, n uint64, p float64) uint64 {
 	switch {
 	case p <= 0:
@@ -206,6 +207,11 @@ func binomial(rng *rand.Rand, n uint64, p float64) uint64 {
 		return n
 	case p > 0.5:
 		return n - binomial(rng, n, 1-p)
+	}
+	mean := float64(n) * p
+	if mean > 300 {
+		k := math.Round(mean + math.Sqrt(mean*(1-p))*rng.NormFloat64())
+		return uint64(min(max(k, 0), float64(n)))
 	}
 	log := math.Log1p(-p)
 	var k uint64

@@ -44,6 +44,7 @@ type script struct {
 	most     int // of the new version, since it was aborted
 	ready    map[string]bool
 	last     time.Time
+	served   [6]rollout.Traffic
 	trace    []string
 }
 
@@ -92,11 +93,11 @@ func runScript(t *testing.T, data []byte) {
 	for len(s.data) > 0 {
 		before := s.state
 		switch op := s.byte(); {
-		case op < 150: // an outcome, or none, after some time
+		case op < 222: // an outcome, or none, after some time
 			s.step(s.outcomes(), time.Duration(s.byte())*10*time.Millisecond)
-		case op < 160: // the clock jumps, or nobody looked
+		case op < 226: // the clock jumps, or nobody looked
 			s.step(nil, time.Duration(s.byte()-100)*time.Minute+2*time.Second+1)
-		case op < 170: // a restart: what is stored is all that is left
+		case op < 230: // a restart: what is stored is all that is left
 			var stored rollout.State
 			data, err := json.Marshal(s.state)
 			require.NoError(t, err)
@@ -108,11 +109,11 @@ func runScript(t *testing.T, data []byte) {
 			s.calls, s.late, s.ready, s.counting = nil, nil, map[string]bool{}, false
 			s.last = time.Time{}
 			s.trace = append(s.trace, "restart")
-		case op < 200:
+		case op < 240:
 			version++
 			p := s.plan(fmt.Sprintf("v%d", 1+version%5))
 			s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
-		case op < 210:
+		case op < 242:
 			s.command(rollout.Command{Kind: rollout.CommandAbort})
 		default:
 			s.command(rollout.Command{Kind: []rollout.CommandKind{rollout.CommandPause, rollout.CommandResume,
@@ -191,8 +192,8 @@ func (s *script) newest(st rollout.State) int {
 // outcomes ends some of the calls that are wanted, or were.
 func (s *script) outcomes() []rollout.Outcome {
 	var outcomes []rollout.Outcome
-	for range s.byte() % 4 {
-		late := s.byte()%5 == 0
+	for range s.byte() % 8 {
+		late := s.byte()%8 == 0
 		from := &s.calls
 		if late {
 			from = &s.late
@@ -204,17 +205,19 @@ func (s *script) outcomes() []rollout.Outcome {
 		o := rollout.Outcome{Action: (*from)[i], Late: late}
 		*from = slices.Delete(slices.Clone(*from), i, i+1)
 		switch b := s.byte(); {
-		case b < 40:
-			o.Err, o.Permanent = "failed", b < 4
-		case b < 60 && !late:
+		case b < 20:
+			o.Err, o.Permanent = "failed", b < 2
+		case b < 30 && !late:
 			o.Err, o.Hung = "hung", true
 			s.late = append(s.late, o.Action)
 		}
 		ok := s.byte()
-		o.Readiness = rollout.Readiness{Ready: ok > 30, Failed: ok < 3, Reason: "not yet"}
+		o.Readiness = rollout.Readiness{Ready: ok > 16, Failed: ok < 1, Reason: "not yet"}
 		o.Traffic = map[string]rollout.Traffic{}
 		for v := range 6 {
-			o.Traffic[fmt.Sprintf("v%d", v)] = rollout.Traffic{Requests: uint64(s.byte() * 50), Failures: uint64(s.byte() % 8)}
+			s.served[v].Requests += uint64(ok * 20)
+			s.served[v].Failures += uint64(ok % (1 + v))
+			o.Traffic[fmt.Sprintf("v%d", v)] = s.served[v]
 		}
 		o.Judgement = rollout.Judgement{Verdict: rollout.Verdict(ok % 3)}
 		outcomes = append(outcomes, o)

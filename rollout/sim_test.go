@@ -71,7 +71,11 @@ func TestSimulation(t *testing.T) {
 func simulateWorld(t *testing.T, seed uint64) (counts map[string]int) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(seed)
-		w.play(t)
+		plans := []rollout.Plan{w.randomPlan("v1"), w.randomPlan("v2")}
+		if w.rng.IntN(4) == 0 {
+			plans = append(plans, w.randomPlan("v3"))
+		}
+		w.play(t, plans)
 		counts = w.counts
 		if len(w.violations) > 0 {
 			t.Errorf("seed %d:\n%s\n\nlast of %d lines:\n%s", seed, strings.Join(w.violations, "\n"), len(w.log),
@@ -79,6 +83,49 @@ func simulateWorld(t *testing.T, seed uint64) (counts map[string]int) {
 		}
 	})
 	return counts
+}
+
+// TestCrashEverywhere lets the process die once, at each place where it can be
+// seen from outside: before and after each call to the deployer or the store.
+// The rollout must end as it would have.
+func TestCrashEverywhere(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		bad  bool
+		dies bool
+		want rollout.Phase
+	}{
+		{"good, versions survive", false, false, rollout.Succeeded},
+		{"good, versions die too", false, true, rollout.Succeeded},
+		{"bad, versions survive", true, false, rollout.RolledBack},
+		{"bad, versions die too", true, true, rollout.RolledBack},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			crashes := 0
+			for at := 1; crashes == at-1; at++ { // until the process ends before it comes that far
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(1)
+					w.faulty, w.crashy, w.busy, w.dies, w.calm, w.crashAt = 0, 0, 0, test.dies, w.began, at
+					p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(4*time.Second), rollout.SetWeight(50), rollout.Bake(2*time.Second))
+					p.Watch = &rollout.Analysis{}
+					p.Listeners = []string{"api"}
+					one, two := p, p
+					one.Version, two.Version = "v1", "v2"
+					v := w.version("v2")
+					v.badFrom, v.unready, v.startup = time.Time{}, [2]time.Time{}, time.Second
+					if test.bad {
+						v.badFrom = w.began
+					}
+					w.play(t, []rollout.Plan{one, two})
+					require.Empty(t, w.violations, "crash at %d:\n%s", at, strings.Join(w.log, "\n"))
+					require.Equal(t, test.want, w.r.Status().State.Phase, "crash at %d:\n%s", at, strings.Join(w.log, "\n"))
+					crashes += w.counts["crash"]
+				})
+			}
+			t.Logf("%d crashes", crashes)
+			require.Greater(t, crashes, 50)
+		})
+	}
 }
 
 const simInterval = time.Second
@@ -92,6 +139,7 @@ type world struct {
 	faulty float64   // how often calls fail before that
 	crashy float64   // how often the process dies at a call
 	dies   bool      // versions and proxies end with the process
+	busy   float64   // how often people do something, each second
 	store  rollout.MemoryStore
 
 	clock    sync.Mutex // guards the clock of the process
@@ -152,6 +200,7 @@ func newWorld(seed uint64) *world {
 	w.faulty = []float64{0, 0.02, 0.1, 0.3}[w.rng.IntN(4)]
 	w.crashy = []float64{0, 0.002, 0.01, 0.05}[w.rng.IntN(4)]
 	w.dies = w.rng.IntN(2) == 0
+	w.busy = 0.1 * float64(w.rng.IntN(2))
 	return w
 }
 
@@ -518,21 +567,16 @@ func (w *world) boot() {
 
 // play is a life: v1 is rolled out, then v2 and perhaps v3, by people who now
 // and then do something else, until everything has ended.
-func (w *world) play(t *testing.T) {
-	plans := []rollout.Plan{w.randomPlan("v1"), w.randomPlan("v2")}
-	if w.rng.IntN(4) == 0 {
-		plans = append(plans, w.randomPlan("v3"))
-	}
+func (w *world) play(t *testing.T, plans []rollout.Plan) {
 	for _, p := range plans {
 		require.NoError(t, p.Validate())
 		w.plan[p.Version] = p
 		w.version(p.Version)
 	}
-	w.versions["v1"].badFrom = time.Time{}
+	w.versions["v1"].badFrom = time.Time{} // there is nothing before it to go back to
 	w.versions["v1"].unready = [2]time.Time{}
 	submitted := 0
 	nextSubmit := time.Now()
-	busy := 0.1 * float64(w.rng.IntN(2)) // how often people do something each second
 	deadline := w.calm.Add(3 * time.Hour)
 
 	w.boot()
@@ -561,7 +605,7 @@ func (w *world) play(t *testing.T) {
 		calm := time.Now().After(w.calm)
 		if s.State.Phase == rollout.Paused && (calm || w.rng.IntN(20) == 0) {
 			w.command(r, "Resume", rollout.Plan{})
-		} else if !calm && w.rng.Float64() < busy {
+		} else if !calm && w.rng.Float64() < w.busy {
 			w.command(r, []string{"Pause", "Resume", "Promote", "Abort", "Retry"}[w.rng.IntN(5)], rollout.Plan{})
 		}
 		if calm && submitted == len(plans) && s.State.Phase.Ended() && s.State.Next == nil && !s.Unrecorded &&
