@@ -72,7 +72,7 @@ func (r *Runner) recordLocked(now time.Time) time.Duration {
 	}
 	r.count.writes++
 	w := r.writeLocked()
-	r.storeLocked(r.life, "store the state", w.run, w.done)
+	r.storeLocked(context.Background(), "store the state", w.run, w.done)
 	return time.Minute
 }
 
@@ -190,8 +190,8 @@ func (r *Runner) storeLocked(life context.Context, name string, run func(context
 	}()
 }
 
-// saveLastLocked records how far the step has come, if that is easy. Run is about
-// to return, and waits for the call.
+// saveLastLocked records what is not recorded, and how far the step has come, if
+// the store is well. Run is about to return, and waits for the call.
 func (r *Runner) saveLastLocked() {
 	rec := &r.record
 	if !rec.loaded || rec.call != nil || r.failure != nil || rec.failures > 0 ||

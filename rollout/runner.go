@@ -158,13 +158,11 @@ func (r *Runner) look() (time.Duration, error) {
 // stop ends all calls, records how far the step has come, and waits.
 func (r *Runner) stop() error {
 	r.endLife()
-	r.mu.Lock()
-	r.saveLastLocked()
-	r.mu.Unlock()
 	deadline := time.NewTimer(stopGrace)
 	defer deadline.Stop()
 	for {
 		r.mu.Lock()
+		r.saveLastLocked()
 		var names []string
 		for _, c := range r.calls {
 			names = append(names, c.name)
