@@ -118,6 +118,13 @@ func (f *fake) set(change func()) {
 	change()
 }
 
+// applied returns the newest weights.
+func (f *fake) applied() rollout.Weights {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.weights
+}
+
 // failing lets calls that begin so fail, or hang if the error is nil.
 func (f *fake) failing(err error, prefixes ...string) {
 	release := make(chan struct{})
@@ -356,7 +363,7 @@ func TestStoreIsAway(t *testing.T) {
 				assert.ErrorContains(t, b.Abort(ctx, ""), "it is not recorded yet")
 				cancel()
 				assert.Equal(t, []string{"v1 100 % at api"}, []string{cut(b.f.since()[0])})
-				assert.Equal(t, rollout.Whole, b.f.weights.Most("v1"))
+				assert.Equal(t, rollout.Whole, b.f.applied().Most("v1"))
 
 				b.f.set(func() { b.f.hook = nil })
 				time.Sleep(2 * time.Hour) // those that hang return
@@ -507,7 +514,7 @@ func TestPreview(t *testing.T) {
 		p.Sticky = true
 		b.submit("v2", p)
 		time.Sleep(5 * time.Second)
-		w := b.f.weights
+		w := b.f.applied()
 		assert.Equal(t, "v2", w.PreviewVersion)
 		assert.Equal(t, "http://localhost:9090", w.Preview)
 		assert.True(t, w.Sticky)
@@ -515,7 +522,7 @@ func TestPreview(t *testing.T) {
 		assert.Contains(t, b.Why(), "it can be tried: http://localhost:9090")
 		require.NoError(t, b.Resume(t.Context()))
 		b.wait(rollout.Succeeded)
-		assert.Empty(t, b.f.weights.PreviewVersion)
+		assert.Empty(t, b.f.applied().PreviewVersion)
 		b.stop()
 	})
 }
@@ -536,7 +543,7 @@ func TestUnready(t *testing.T) {
 		assert.Regexp(t, `if it does not get on within 4m5\ds it goes back`, b.Why())
 		b.f.set(func() { delete(b.f.ready, "v2") })
 		time.Sleep(25 * time.Second)
-		assert.Equal(t, 5000, b.f.weights.Most("v2"))
+		assert.Equal(t, 5000, b.f.applied().Most("v2"))
 		assert.Equal(t, rollout.Advancing, b.Status().State.Phase)
 		time.Sleep(10 * time.Second)
 		b.wait(rollout.Succeeded)

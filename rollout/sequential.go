@@ -117,40 +117,41 @@ func bounds(bad, all, alpha float64) (low, high float64) {
 		return 0, 1
 	}
 	mixture := logMixture(bad, all)
-	out := func(p float64) bool {
-		log := 0.
-		if bad > 0 {
-			log += bad * math.Log(p)
+	switch bad {
+	case 0:
+		return 0, min(1, -math.Expm1((mixture+math.Log(alpha))/all))
+	case all:
+		return min(1, math.Exp((mixture+math.Log(alpha))/all)), 1
+	}
+	// As a function of the log-odds x the log-likelihood is concave, so Newton's
+	// method comes nearer to a bound from outside and never steps inside.
+	likelihood := func(x float64) float64 { return bad*x - all*(max(x, 0)+math.Log1p(math.Exp(-math.Abs(x)))) }
+	seen := math.Log(bad / (all - bad))
+	best := likelihood(seen)
+	target := min(mixture, best) + math.Log(alpha)
+	side := func(direction float64) float64 {
+		step := math.Sqrt(2 * (best - target) / (bad * (1 - bad/all))) // right if it were a parabola
+		x := seen + direction*step
+		for range 60 {
+			if likelihood(x) < target {
+				break
+			}
+			step *= 2
+			x = seen + direction*step
 		}
-		if bad < all {
-			log += (all - bad) * math.Log1p(-p)
+		for range 60 {
+			next := x + (target-likelihood(x))/(bad-all*logistic(x))
+			if !(direction*(x-next) > 1e-13*max(1, math.Abs(x))) {
+				break
+			}
+			x = next
 		}
-		return mixture-log >= -math.Log(alpha)
+		return logistic(x)
 	}
-	seen := bad / all
-	low, high = seen, seen
-	if bad > 0 {
-		low = between(0, seen, out)
-	}
-	if bad < all {
-		high = between(1, seen, out)
-	}
-	return low, high
+	return side(-1), side(1)
 }
 
-// between returns where, from a value that is out to one that is in, the first
-// is that is in, to some 12 decimals, as seen from outside.
-func between(outside, inside float64, out func(float64) bool) float64 {
-	for range 40 {
-		middle := (outside + inside) / 2
-		if out(middle) {
-			outside = middle
-		} else {
-			inside = middle
-		}
-	}
-	return outside
-}
+func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 // logMixture returns the logarithm of the mean, over the priors, of the
 // likelihood of one sequence of all outcomes of which bad are bad.

@@ -257,6 +257,60 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// slowBounds is the definition of bounds, by bisection.
+func slowBounds(bad, all, alpha float64) (low, high float64) {
+	mixture := logMixture(bad, all)
+	out := func(p float64) bool {
+		log := 0.
+		if bad > 0 {
+			log += bad * math.Log(p)
+		}
+		if bad < all {
+			log += (all - bad) * math.Log1p(-p)
+		}
+		return mixture-log >= -math.Log(alpha)
+	}
+	between := func(outside, inside float64) float64 {
+		for range 100 {
+			if middle := (outside + inside) / 2; out(middle) {
+				outside = middle
+			} else {
+				inside = middle
+			}
+		}
+		return outside
+	}
+	low, high = bad/all, bad/all
+	if bad > 0 {
+		low = between(0, bad/all)
+	}
+	if bad < all {
+		high = between(1, bad/all)
+	}
+	return low, high
+}
+
+func TestBoundsAreWhatTheirDefinitionSays(t *testing.T) {
+	rng := rand.New(rand.NewPCG(10, 11))
+	for range 2000 {
+		all := math.Exp(rng.Float64() * 16)
+		bad := all * math.Pow(rng.Float64(), 1+9*rng.Float64())
+		switch rng.IntN(10) {
+		case 0:
+			bad = 0
+		case 1:
+			bad = all
+		case 2:
+			bad = min(all, 1)
+		}
+		alpha := math.Exp(-10 * rng.Float64())
+		low, high := bounds(bad, all, alpha)
+		wantLow, wantHigh := slowBounds(bad, all, alpha)
+		require.InDelta(t, wantLow, low, 1e-9, "%v of %v, alpha %v", bad, all, alpha)
+		require.InDelta(t, wantHigh, high, 1e-9, "%v of %v, alpha %v", bad, all, alpha)
+	}
+}
+
 // TestMixtureIsAMean compares the closed form with a sum over rates.
 func TestMixtureIsAMean(t *testing.T) {
 	for _, c := range []struct{ bad, all float64 }{{1, 10}, {3, 40}, {20, 60}, {2, 300}} {
