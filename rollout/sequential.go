@@ -130,7 +130,7 @@ func bounds(bad, all, alpha float64) (low, high float64) {
 	best := likelihood(seen)
 	target := min(mixture, best) + math.Log(alpha)
 	side := func(direction float64) float64 {
-		step := math.Sqrt(2 * (best - target) / (bad * (1 - bad/all))) // right if it were a parabola
+		step := math.Sqrt(2 * (best - target) * all / (bad * (all - bad))) // right if it were a parabola
 		x := seen + direction*step
 		for range 60 {
 			if likelihood(x) < target {
