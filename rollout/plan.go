@@ -275,6 +275,11 @@ func (p Plan) validateSteps() []error {
 			if s.Kind == KindGate && s.Gate == "" {
 				fail("it names no gate")
 			}
+			for _, rule := range []Rule{s.OnFail, s.OnInconclusive} {
+				if rule < 0 || rule > ThenRollBack {
+					fail("it has rule %d, which is unknown: use ThenContinue, ThenPause or ThenRollBack", int(rule))
+				}
+			}
 			if s.Kind == KindAnalyze && s.Analysis == nil && p.Watch == nil {
 				fail("it has no analysis, and Plan.Watch is nil")
 			}

@@ -293,6 +293,12 @@ func (r *Runner) Retry(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandRetry})
 }
 
+// State returns the recorded state, as soon as it is loaded: whoever starts a
+// process looks here whether anything runs already (Stable), or is under way.
+func (r *Runner) State(ctx context.Context) (State, error) {
+	return r.until(ctx, func(State) bool { return true })
+}
+
 // Wait returns the recorded state when nothing is under way any more.
 func (r *Runner) Wait(ctx context.Context) (State, error) {
 	return r.until(ctx, func(s State) bool { return s.Phase.Ended() && s.Next == nil })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -632,6 +633,9 @@ func TestGates(t *testing.T) {
 		{"fails", func(int) (rollout.Judgement, error) {
 			return rollout.Judgement{Verdict: rollout.Fail, Reason: "looks bad"}, nil
 		}, rollout.RolledBack, "fail: looks bad"},
+		{"talks nonsense", func(int) (rollout.Judgement, error) {
+			return rollout.Judgement{Verdict: 7, Reason: strings.Repeat("x", 1<<20), AtMost: math.NaN()}, nil
+		}, rollout.Paused, "inconclusive: xxx"},
 		{"does not know", func(int) (rollout.Judgement, error) { return rollout.Judgement{Reason: "who knows"}, nil },
 			rollout.Paused, "inconclusive: who knows, after 1m0s"},
 	} {
@@ -839,6 +843,10 @@ func TestRestart(t *testing.T) {
 			f.ready["v1"] = rollout.Readiness{Reason: "restarting"}
 		})
 		b = start(t, f, rollout.Options{})
+		state, err := b.State(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "v1", state.Stable.ID)
+		assert.InDelta(t, 40, state.Held.Seconds(), 1)
 		time.Sleep(10 * time.Second)
 		started := f.since()
 		slices.Sort(started)

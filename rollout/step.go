@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -224,7 +226,7 @@ func (m *machine) observe(o Outcome) {
 			m.changed()
 		}
 		if v.stopping == 0 && !s.wants(a.Version) && s.retired(a.Version) == nil {
-			delete(l.versions, a.Version)
+			m.forget(a.Version)
 			return
 		}
 	case ActStats:
@@ -238,15 +240,30 @@ func (m *machine) observe(o Outcome) {
 		if o.Late || a.Step != s.Step {
 			return
 		}
-		j := o.Judgement
-		if o.Err != "" {
-			j = Judgement{Verdict: Inconclusive, Reason: "no answer: " + o.Err}
+		// Its figures are not kept: those of a stranger may not fit into JSON.
+		j := Judgement{Verdict: o.Judgement.Verdict, Reason: short(o.Judgement.Reason)}
+		switch {
+		case o.Err != "":
+			j = Judgement{Reason: short("no answer: " + o.Err)}
+		case j.Verdict != Pass && j.Verdict != Fail:
+			j.Verdict = Inconclusive
 		}
 		l.gate, l.gateStep = &j, a.Step
 		return
 	}
 	if a.Version != "" {
 		l.versions[a.Version] = v
+	}
+}
+
+// forget drops what was known of a version that has ended.
+func (m *machine) forget(version string) {
+	l := &m.s.live
+	delete(l.versions, version)
+	for _, kind := range []ActionKind{ActStart, ActReady, ActStop} {
+		key := (Action{Kind: kind, Version: version}).key()
+		delete(l.retry, key)
+		delete(l.next, key)
 	}
 }
 
@@ -578,6 +595,7 @@ func (m *machine) enterStep() {
 	s.Entered, s.Held, s.Stalled = m.now, 0, 0
 	s.live.counting = false
 	s.live.gate, s.live.ignored = nil, false
+	maps.DeleteFunc(s.live.next, func(id string, _ time.Duration) bool { return strings.HasPrefix(id, string(ActGate)) })
 	if step, ok := s.step(); ok && !s.Final {
 		m.event(StepBegun, s.Plan.Version, step.String())
 	}
@@ -586,7 +604,7 @@ func (m *machine) enterStep() {
 
 func (m *machine) enter(p Phase, reason string) {
 	s := &m.s
-	s.Phase, s.Since, s.Reason = p, m.now, reason
+	s.Phase, s.Since, s.Reason = p, m.now, short(reason)
 	s.PausedBy = ""
 	s.live.counting = false
 	version := ""
