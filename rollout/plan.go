@@ -201,7 +201,7 @@ func (p Plan) Validate(existing ...string) error {
 		fail("it names no version: set Plan.Version")
 	}
 	if slices.Contains(existing, p.Version) {
-		fail("a version of that name runs already: versions need names of their own")
+		fail("a version of that name runs already, or is being stopped: versions need names of their own")
 	}
 	for _, l := range []struct {
 		field string
