@@ -39,7 +39,7 @@ type Runner struct {
 	mu      sync.Mutex
 	started bool // Run was called
 	state   State
-	inbox   []Outcome
+	inbox   Observation
 	calls   map[string]*call // under way and wanted, by identity
 	left    map[*call]bool   // left behind
 	record  record
@@ -130,9 +130,8 @@ func (r *Runner) look() (time.Duration, error) {
 	if !r.record.loaded {
 		return r.loadLocked(now), nil
 	}
-	outcomes := r.inbox
-	r.inbox = nil
-	state, actions := r.opts.Config.Step(r.state, Observation{outcomes}, now)
+	state, actions := r.opts.Config.Step(r.state, r.inbox, now)
+	r.inbox = Observation{}
 	r.count.jumps += state.live.jumps - r.state.live.jumps
 	r.state = state
 

@@ -30,7 +30,7 @@ func (s State) obstacle() string {
 		}
 		return fmt.Sprintf("version %s, which is stable, must be ready again first: %s%s", s.Stable.ID,
 			or(sv.ready.Reason, "it has not answered yet"), problem(Action{Kind: ActReady, Version: s.Stable.ID}))
-	case !v.started && s.retired(id) != nil:
+	case !v.started && s.retired(id) != nil && !s.retired(id).Stopped:
 		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, problem(Action{Kind: ActStop, Version: id}))
 	case !v.started && v.stopping > 0:
 		return fmt.Sprintf("a call to stop version %s hangs, and could stop it if it started now", id)
@@ -78,6 +78,10 @@ func (s State) stops() string {
 	}
 	var lines []string
 	for _, r := range s.Retired {
+		if r.Stopped {
+			lines = append(lines, fmt.Sprintf("version %s has stopped, but a call to start it has not returned", r.Version.ID))
+			continue
+		}
 		line := fmt.Sprintf("version %s must stop, for which it has had %v", r.Version.ID, r.Waited.Round(time.Millisecond))
 		if f := s.live.retry[(Action{Kind: ActStop, Version: r.Version.ID}).key()]; f.failures > 0 {
 			line += fmt.Sprintf("; that failed %d times in a row: %s", f.failures, f.err)
