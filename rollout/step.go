@@ -242,6 +242,7 @@ func (m *machine) begin(p *Plan) {
 func (m *machine) start(reason string) {
 	s := &m.s
 	s.Step, s.Promoted, s.Final = 0, false, false
+	clear(s.live.retry) // nothing that failed keeps it waiting
 	// If a call to start it still hangs, that is what is wanted now.
 	s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Stopped && r.Version.ID == s.Plan.Version })
 	m.closeWindow()

@@ -160,6 +160,64 @@ func TestLateWeights(t *testing.T) {
 	assert.Equal(t, rollout.ActStop, s.wanted[0].Kind)
 }
 
+// A call to start a version hangs, and the version is stopped meanwhile. If the
+// process dies then, nobody else knows that the call may have had its effect: so
+// the version stays on the list of those to stop.
+func TestHungStart(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.AllAtOnce())
+	s.look(0)
+	start := rollout.Action{Kind: rollout.ActStart, Version: "v2"}
+	require.Contains(t, s.wanted, start)
+	s.state, s.wanted = s.config.Step(s.state, rollout.Observation{Begun: []rollout.Action{start},
+		Outcomes: []rollout.Outcome{{Action: start, Err: "it did not return", Hung: true}}}, s.now)
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	require.True(t, s.state.Retired[0].Stopped)
+	assert.Empty(t, s.wanted)
+	assert.Contains(t, s.state.Why(s.now), "version v2 has stopped, but a call to start it has not returned")
+	before := s.state
+
+	s.look(0, rollout.Outcome{Action: start, Late: true})
+	require.Equal(t, []rollout.ActionKind{rollout.ActStop}, kinds(s.wanted), "it returns")
+	s.run()
+	assert.Empty(t, s.state.Retired)
+
+	s.state = before.TakeOver("another", s.now)
+	s.run()
+	assert.Empty(t, s.state.Retired, "another has stopped it")
+	assert.EqualValues(t, "v2: stopped", s.state.Events[len(s.state.Events)-1].String())
+
+	s.state = before
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	s.look(0)
+	assert.Contains(t, s.wanted, start, "it is wanted again")
+	s.look(0, rollout.Outcome{Action: start, Late: true})
+	s.run()
+	assert.Equal(t, rollout.Succeeded, s.state.Phase)
+}
+
+func TestObserveN(t *testing.T) {
+	var one, many rollout.Histogram
+	for range 3 {
+		one.Observe(time.Second)
+	}
+	many.ObserveN(time.Second, 3)
+	many.ObserveN(time.Hour, 0)
+	assert.True(t, one.Equal(many))
+}
+
+func kinds(actions []rollout.Action) []rollout.ActionKind {
+	var k []rollout.ActionKind
+	for _, a := range actions {
+		k = append(k, a.Kind)
+	}
+	return k
+}
+
 // Versions that have ended leave nothing behind.
 func TestForgets(t *testing.T) {
 	s := newStepper(t)
