@@ -46,11 +46,7 @@ func (h *Histogram) Observe(d time.Duration) { h.add(bucketOf(d), 1) }
 
 // ObserveN adds n durations that are about the same: a bucket of another
 // histogram.
-func (h *Histogram) ObserveN(d time.Duration, n uint64) {
-	if n > 0 {
-		h.add(bucketOf(d), n)
-	}
-}
+func (h *Histogram) ObserveN(d time.Duration, n uint64) { h.add(bucketOf(d), n) }
 
 func (h *Histogram) add(bucket int, n uint64) {
 	if n == 0 {

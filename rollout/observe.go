@@ -18,11 +18,16 @@ const (
 
 // begun takes note of a call that has begun.
 func (m *machine) begun(a Action) {
-	if a.Kind == ActStart {
-		v := m.s.live.versions[a.Version]
+	v := m.s.live.versions[a.Version]
+	switch a.Kind {
+	case ActStart:
 		v.starts++
-		m.s.live.versions[a.Version] = v
+	case ActStop:
+		v.stops++
+	default:
+		return
 	}
+	m.s.live.versions[a.Version] = v
 }
 
 // observe takes note of how a call has ended.
@@ -81,11 +86,8 @@ func (m *machine) observe(o Outcome) {
 			}
 		}
 	case ActStop:
-		switch {
-		case o.Hung:
-			v.stopping++
-		case o.Late && v.stopping > 0:
-			v.stopping--
+		if !o.Hung && v.stops > 0 {
+			v.stops--
 		}
 		if r := s.retired(a.Version); r != nil && o.Err == "" {
 			switch id := a.Version; {
@@ -101,7 +103,7 @@ func (m *machine) observe(o Outcome) {
 			}
 			m.changed()
 		}
-		if v.stopping == 0 && !s.wants(a.Version) && s.retired(a.Version) == nil {
+		if v.stops == 0 && v.starts == 0 && !s.wants(a.Version) && s.retired(a.Version) == nil {
 			m.forget(a.Version)
 			return
 		}

@@ -152,12 +152,12 @@ type live struct {
 
 // liveVersion is what is known of a version that is to run.
 type liveVersion struct {
-	started  bool // Start has returned
-	was      bool // it has been ready since
-	ready    Readiness
-	misses   int // calls to Ready in a row that failed
-	starts   int // calls to start it that have not returned
-	stopping int // calls to stop it that were left behind
+	started bool // Start has returned
+	was     bool // it has been ready since
+	ready   Readiness
+	misses  int // calls to Ready in a row that failed
+	starts  int // calls to start it that have not returned
+	stops   int // calls to stop it that have not returned
 }
 
 // retry is the backoff of an action.

@@ -302,7 +302,7 @@ func (m *machine) rollBack(reason string) {
 func (m *machine) retire(v Version) {
 	s := &m.s
 	was := s.live.versions[v.ID]
-	s.live.versions[v.ID] = liveVersion{starts: was.starts, stopping: was.stopping}
+	s.live.versions[v.ID] = liveVersion{starts: was.starts, stops: was.stops}
 	switch r := s.retired(v.ID); {
 	case r != nil && r.Stopped:
 		r.Stopped = false
@@ -358,7 +358,7 @@ func (m *machine) actions() []Action {
 		lv := l.versions[v.ID]
 		switch {
 		case !lv.started:
-			if r := s.retired(v.ID); (r == nil || r.Stopped) && lv.stopping == 0 {
+			if r := s.retired(v.ID); (r == nil || r.Stopped) && lv.stops == 0 {
 				add(Action{Kind: ActStart, Version: v.ID})
 			}
 		case !lv.was || fresh != nil && v.ID == fresh.ID:

@@ -200,6 +200,31 @@ func TestHungStart(t *testing.T) {
 	assert.Equal(t, rollout.Succeeded, s.state.Phase)
 }
 
+// A call to stop a version that has not returned, for whatever reason, could stop
+// the next attempt: that does not start before it has.
+func TestStopLeftBehind(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.Canary(rollout.Pause()))
+	s.run()
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.look(0)
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	stop := s.wanted[0]
+	require.Equal(t, rollout.ActStop, stop.Kind)
+	// It is begun, left behind without a word, and begun again.
+	begun := rollout.Observation{Begun: []rollout.Action{stop, stop}, Outcomes: []rollout.Outcome{{Action: stop}}}
+	s.state, s.wanted = s.config.Step(s.state, begun, s.now)
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	s.look(0)
+	assert.NotContains(t, kinds(s.wanted), rollout.ActStart)
+	assert.Contains(t, s.state.Why(s.now), "a call to stop version v2 has not returned, and could stop it if it started now")
+	s.look(0, rollout.Outcome{Action: stop, Late: true})
+	assert.Contains(t, kinds(s.wanted), rollout.ActStart)
+}
+
 func TestObserveN(t *testing.T) {
 	var one, many rollout.Histogram
 	for range 3 {

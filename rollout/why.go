@@ -32,8 +32,8 @@ func (s State) obstacle() string {
 			or(sv.ready.Reason, "it has not answered yet"), problem(Action{Kind: ActReady, Version: s.Stable.ID}))
 	case !v.started && s.retired(id) != nil && !s.retired(id).Stopped:
 		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, problem(Action{Kind: ActStop, Version: id}))
-	case !v.started && v.stopping > 0:
-		return fmt.Sprintf("a call to stop version %s hangs, and could stop it if it started now", id)
+	case !v.started && v.stops > 0:
+		return fmt.Sprintf("a call to stop version %s has not returned, and could stop it if it started now", id)
 	case !v.started && !s.Final:
 		return fmt.Sprintf("version %s must start%s", id, problem(Action{Kind: ActStart, Version: id}))
 	case !v.ready.Ready && !s.Final:
