@@ -659,11 +659,34 @@ func TestRestart(t *testing.T) {
 		started := f.since()
 		slices.Sort(started)
 		assert.Equal(t, []string{"0s start v1", "0s start v2"}, started)
-		assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first: restarting")
+		assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first (or be replaced by Promote): restarting")
 		f.set(func() { delete(f.ready, "v1") })
 		b.wait(rollout.Succeeded)
 		assert.InDelta(t, 30, time.Since(f.began).Seconds(), 3, "10 s to come up, and 20 s that were left")
 		assert.Equal(t, "v2 50 %, v1 50 % at api", cut(f.since()[0]))
+		b.stop()
+	})
+}
+
+// After a restart the old version does not come up any more: whoever knows that
+// the new one is good can promote it.
+func TestOldVersionIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		time.Sleep(10 * time.Second)
+		b.stop()
+		b.f.failing(errors.New("no such file"), "start v1")
+		b.f.since()
+		b = start(t, b.f, rollout.Options{})
+		time.Sleep(time.Hour)
+		assert.Contains(t, b.Why(), "version v1, which is stable, must start again first (or be replaced by Promote); start v1 failed")
+		for _, call := range b.f.since() {
+			assert.Contains(t, call, "start")
+		}
+		require.NoError(t, b.Promote(t.Context()))
+		assert.Equal(t, "v2", b.wait(rollout.Succeeded).Stable.ID)
+		assert.Equal(t, rollout.Whole, b.f.applied().Most("v2"))
 		b.stop()
 	})
 }

@@ -268,6 +268,12 @@ func (s State) stableUp() bool {
 	return s.Stable == nil || s.live.versions[s.Stable.ID].was
 }
 
+// onItsFeet reports whether what runs can take the traffic that the state gives
+// it: the stable version is up, or not needed, as a promoted one is ready.
+func (s State) onItsFeet() bool {
+	return s.stableUp() || s.Promoted && s.Plan != nil && s.live.versions[s.Plan.Version].ready.Ready
+}
+
 // step returns the step that is carried out, if there is one.
 func (s State) step() (Step, bool) {
 	if s.Plan == nil || s.Phase != Advancing && s.Phase != Paused || s.Step >= len(s.Plan.Steps) {

@@ -66,7 +66,7 @@ func (m *machine) tick(now time.Time) {
 	case l.counting:
 		m.s.Held += gap
 		m.s.Stalled = 0
-	case m.s.Phase == Advancing && !m.s.Final && m.s.stableUp():
+	case m.s.Phase == Advancing && !m.s.Final && m.s.onItsFeet():
 		m.s.Stalled += gap
 	}
 	if l.ripening {
@@ -121,7 +121,7 @@ func (m *machine) desired() Weights {
 // direct makes new weights if those that are wanted have changed.
 func (m *machine) direct() {
 	s, l := &m.s, &m.s.live
-	if s.Phase == Idle || s.Phase != RollingBack && !s.stableUp() {
+	if s.Phase == Idle || s.Phase != RollingBack && !s.onItsFeet() {
 		return // after a restart nothing is sent to a version that is not up yet
 	}
 	w := m.desired()
@@ -167,7 +167,7 @@ func (m *machine) advance() bool {
 			m.enter(Succeeded, "all steps are done")
 			return true
 		}
-		if s.stableUp() && m.carryOut(s.Plan.Steps[s.Step]) {
+		if s.onItsFeet() && m.carryOut(s.Plan.Steps[s.Step]) {
 			m.nextStep()
 			return true
 		}
@@ -334,7 +334,7 @@ func (m *machine) settle() {
 	l.counting = false
 	switch step.Kind {
 	case KindBake, KindAnalyze, KindGate, KindStopOld:
-		l.counting = s.Phase == Advancing && !s.Final && s.isApplied() && s.stableUp() &&
+		l.counting = s.Phase == Advancing && !s.Final && s.isApplied() && s.onItsFeet() &&
 			l.versions[s.Plan.Version].ready.Ready
 	}
 	l.ripening = s.isApplied()

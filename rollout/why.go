@@ -22,13 +22,13 @@ func (s State) obstacle() string {
 		return ""
 	}
 	switch {
-	case !s.stableUp():
+	case !s.onItsFeet():
 		sv := s.live.versions[s.Stable.ID]
 		if !sv.started {
-			return fmt.Sprintf("version %s, which is stable, must start again first%s", s.Stable.ID,
+			return fmt.Sprintf("version %s, which is stable, must start again first (or be replaced by Promote)%s", s.Stable.ID,
 				problem(Action{Kind: ActStart, Version: s.Stable.ID}))
 		}
-		return fmt.Sprintf("version %s, which is stable, must be ready again first: %s%s", s.Stable.ID,
+		return fmt.Sprintf("version %s, which is stable, must be ready again first (or be replaced by Promote): %s%s", s.Stable.ID,
 			or(sv.ready.Reason, "it has not answered yet"), problem(Action{Kind: ActReady, Version: s.Stable.ID}))
 	case !v.started && s.retired(id) != nil && !s.retired(id).Stopped:
 		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, problem(Action{Kind: ActStop, Version: id}))
@@ -168,7 +168,7 @@ func (s State) Schedule(now time.Time) []Planned {
 		return nil
 	}
 	var planned []Planned
-	uncertain := s.Phase == Paused || !s.stableUp()
+	uncertain := s.Phase == Paused || !s.onItsFeet()
 	at := now
 	for i := s.Step; i < len(s.Plan.Steps); i++ {
 		step := s.Plan.Steps[i]
