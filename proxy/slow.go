@@ -574,8 +574,7 @@ func (b failedBody) Close() error             { return nil }
 // attempt returns the body for an attempt on a backend.
 func (b *requestBody) attempt(to *backend) io.ReadCloser {
 	if b.whole {
-		to.bytesIn.Add(uint64(len(b.copy)))
-		return io.NopCloser(bytes.NewReader(b.copy))
+		return &requestBody{ReadCloser: io.NopCloser(bytes.NewReader(b.copy)), to: to}
 	}
 	b.to = to
 	return b
