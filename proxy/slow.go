@@ -249,6 +249,9 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	h.Set("Forwarded", forwarded+string(appendForwarded(nil, q.peer, r.In.Host, scheme)))
 	if q.trace.on {
 		h.Set("Traceparent", string(q.trace.append(nil)))
+		if q.trace.begins() {
+			h.Del("Tracestate")
+		}
 	}
 	if q.mirror != nil {
 		q.copied = r.Out
