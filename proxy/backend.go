@@ -159,7 +159,7 @@ func (b *backend) avoided(now instant) bool {
 }
 
 // load is what PeakEWMA compares: about how long a request would take, if a
-// backend of mean weight works off one request at a time.
+// backend of the mean weight works off its requests one after the other.
 func (b *backend) load(now instant, mean float64) float64 {
 	busy := float64(b.busy.Load())
 	cost := b.latency.at(now)
@@ -173,7 +173,7 @@ func (b *backend) load(now instant, mean float64) float64 {
 			cost = silent * (silent / cost)
 		}
 	}
-	return cost * (busy*mean/float64(b.weight.Load()) + 1)
+	return cost * (1 + busy*mean/float64(b.weight.Load()))
 }
 
 // An average is a moving average of latencies that follows peaks at once, and

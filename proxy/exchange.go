@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 )
@@ -24,6 +25,7 @@ type exchange struct {
 	received int64 // bytes of the body of the response
 	last     string
 	lastErr  error
+	lastKind ErrorKind
 	issued   string // the value of a cookie that the client is to get
 	trace    trace
 }
@@ -55,7 +57,7 @@ func (x *exchange) finish() { x.leave(NoError) }
 
 // lose ends the attempt without a whole response.
 func (x *exchange) lose(now instant, kind ErrorKind, err error) {
-	x.lastErr = err
+	x.lastErr, x.lastKind = err, kind
 	if x.answered {
 		x.b.errors[kind].Add(1)
 	} else {
@@ -63,7 +65,8 @@ func (x *exchange) lose(now instant, kind ErrorKind, err error) {
 		x.b.fail(now, kind)
 	}
 	if kind != Canceled {
-		x.p.problem("request failed", "pool", x.b.pool.name, "backend", x.b.addr, "kind", kind.String(), "error", err)
+		// It may be tried elsewhere: refused says what failed in the end.
+		x.p.log(slog.LevelInfo, "attempt failed", "pool", x.b.pool.name, "backend", x.b.addr, "kind", kind.String(), "error", err)
 	}
 	x.leave(kind)
 }
@@ -82,11 +85,20 @@ func (x *exchange) leave(kind ErrorKind) {
 	}
 }
 
+// refused says why the request gets no response from a backend, or only a part.
+func (x *exchange) refused(err error) {
+	x.p.problem("request failed", "pool", x.route.pool.name, "backend", x.last, "attempts", x.attempts, "error", err, "last", x.lastErr)
+}
+
 // refusal returns how to answer a request that cannot be served.
-func refusal(kind ErrorKind, err error) (status int, text string) {
+func (x *exchange) refusal(kind ErrorKind, err error) (status int, text string) {
+	if errors.Is(err, errNoBackend) {
+		if x.lastErr == nil {
+			return http.StatusServiceUnavailable, "no backend is available"
+		}
+		kind = x.lastKind // there is none beyond those that were tried
+	}
 	switch {
-	case errors.Is(err, errNoBackend):
-		return http.StatusServiceUnavailable, "no backend is available"
 	case kind == TimedOut:
 		return http.StatusGatewayTimeout, "the backend did not answer in time"
 	case kind == DialFailed:

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -28,15 +27,19 @@ type conn struct {
 	w    *workspace // nil while at rest
 	step func(fd uintptr) bool
 	next action
+	used bool // there was a request
 
 	// For the reaper, which interrupts what takes too long.
 	deadline atomic.Int64 // instant; 0 if there is none
 	clock    instant      // the time of late, so that it is asked for twice a request only
+	pieces   bool         // the head of the request does not come at once
+	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
-	body     instant      // since when the client owes a body that fits into the buffer; 0 if it does not
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool // between requests
+	splicing atomic.Bool // a body to the client, of the backend's connection
+	stall    stall       // of the reaper alone
 	fresh    atomic.Bool // before the first one
 	left     atomic.Bool // the client was seen to be gone
 
@@ -206,7 +209,6 @@ func (c *conn) advance() action {
 			if c.fresh.Load() {
 				c.fresh.Store(false)
 			}
-			c.body = 0
 			c.tick()
 			c.expect(opts.HeaderTimeout)
 		}
@@ -218,21 +220,27 @@ func (c *conn) advance() action {
 				return handOver
 			}
 			w.compact()
+			c.pieces = true
 			return readMore
 		}
 		switch size := int64(w.req.size) + w.req.length; {
 		case w.req.size > opts.MaxHeaderBytes, opts.MaxBodyBytes > 0 && w.req.length > opts.MaxBodyBytes:
 			return handOver // to be refused there
+		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
+			return handOver // which can mirror it
 		case size > int64(len(w.buf)):
+			c.arrived()
 			return doUpload
 		case size > int64(w.n-w.r):
 			w.compact()
-			if c.body == 0 {
-				c.body = c.server.proxy.now()
+			c.tick()
+			if c.owed == 0 {
+				c.owed = c.clock
 			}
-			c.bodyDeadline(c.body, int64(w.n-w.req.size))
+			c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size))
 			return readMore
 		default:
+			c.arrived()
 			next := c.request()
 			w.r += int(size)
 			if next != readMore {
@@ -240,6 +248,14 @@ func (c *conn) advance() action {
 			}
 			c.resting.Store(true)
 		}
+	}
+}
+
+// arrived notes that a request can be served, which may have come in pieces.
+func (c *conn) arrived() {
+	if c.owed != 0 || c.pieces {
+		c.tick()
+		c.owed, c.pieces = 0, false
 	}
 }
 
@@ -271,6 +287,7 @@ func (c *conn) until(at instant) {
 func (c *conn) begin(buffered int) {
 	w := c.w
 	p := c.server.proxy
+	c.used = true
 	x := &w.x
 	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
 	sticky := c.key(p.opts.Sticky)
@@ -434,10 +451,8 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 	if c.server.ctx.Err() != nil {
 		return hangUp
 	}
-	status, text := refusal(kind, err)
-	if errors.Is(err, errNoBackend) && x.lastErr != nil {
-		x.p.problem("request failed", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
-	}
+	status, text := x.refusal(kind, err)
+	x.refused(err)
 	x.status = status
 	c.limit = 0 // there is time to say so
 	closing := c.closing()

@@ -215,8 +215,8 @@ func TestRequestTimeout(t *testing.T) {
 	})
 }
 
-// TestSlowReader: a client that takes nothing of its answer.
-func TestSlowReader(t *testing.T) {
+// TestReaderThatTakesNothing: a client that takes nothing of its answer.
+func TestReaderThatTakesNothing(t *testing.T) {
 	for _, te := range []string{"", "TE: trailers\r\n"} {
 		t.Run("with "+te, func(t *testing.T) {
 			big := bytes.Repeat([]byte("x"), 32<<20)

@@ -11,9 +11,9 @@ import (
 // when it was made.
 type backendSet struct {
 	all   []*backend
-	sums  []int64  // of weights up to each; nil if all are 1
+	sums  []int64  // of weights up to each; nil if all are the same
+	mean  float64  // of weights
 	salts []uint64 // for Hash
-	mean  float64  // weight
 }
 
 func newBackendSet(all []*backend) *backendSet {
@@ -86,7 +86,9 @@ func (s *backendSet) turn(n uint64) int {
 	return sort.Search(len(s.sums), func(i int) bool { return at < s.sums[i] })
 }
 
-// better returns the better of two random backends.
+// better returns the better of two random backends. The first one is taken, as
+// often as its weight says, unless the other is better by half: so weights hold
+// among equals, and idle backends share what there is.
 func (s *backendSet) better(now instant) int {
 	i := s.random()
 	j := s.random()
@@ -106,21 +108,10 @@ func (s *backendSet) better(now instant) int {
 			return j
 		}
 		return i
-	case b.load(now, s.mean)*s.margin() < a.load(now, s.mean):
+	case 1.5*b.load(now, s.mean) < a.load(now, s.mean):
 		return j
 	}
 	return i
-}
-
-// margin returns how much less loaded the second backend must be to be better
-// than the first. If weights differ it is not just any less: while there is
-// little to do loads do, so that weights, by which both were drawn, would not
-// tell.
-func (s *backendSet) margin() float64 {
-	if s.sums != nil {
-		return 2
-	}
-	return 1
 }
 
 // any reserves the best backend that was not tried; of those that are avoided

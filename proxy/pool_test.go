@@ -396,7 +396,7 @@ func TestProxyClose(t *testing.T) {
 		r.Proxy.Close()
 		a := receive(t, get)
 		require.NoError(t, a.err)
-		require.Equal(t, http.StatusServiceUnavailable, a.status)
+		require.Equal(t, http.StatusBadGateway, a.status)
 		a = receive(t, post)
 		require.NoError(t, a.err)
 		require.Equal(t, http.StatusBadGateway, a.status)

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"log/slog"
 	"sync/atomic"
 	"time"
 )
@@ -26,8 +28,11 @@ func (l *logLimit) allow(now instant) bool {
 }
 
 // problem says what went wrong, to whom wants to know.
-func (p *Proxy) problem(msg string, args ...any) {
-	if p.opts.ErrorLog != nil && p.problems.allow(p.now()) {
-		p.opts.ErrorLog.Warn(msg, args...)
+func (p *Proxy) problem(msg string, args ...any) { p.log(slog.LevelWarn, msg, args...) }
+
+func (p *Proxy) log(level slog.Level, msg string, args ...any) {
+	log := p.opts.ErrorLog
+	if log != nil && log.Enabled(context.Background(), level) && p.problems.allow(p.now()) {
+		log.Log(context.Background(), level, msg, args...)
 	}
 }

@@ -156,9 +156,8 @@ func (p *Proxy) SetSplit(shares ...Share) error {
 }
 
 // Close removes all backends, ends what is in flight, at once, and waits for
-// mirrored requests. Connections to backends that rest are kept until then.
-// Calls of Serve end by their contexts, and do not wait for requests any more
-// then; requests that come meanwhile are answered with 503.
+// mirrored requests. Calls of Serve end by their contexts, and do not wait for
+// requests any more then; requests that come meanwhile are answered with 503.
 func (p *Proxy) Close() {
 	p.end()
 	for _, pool := range *p.pools.Load() {

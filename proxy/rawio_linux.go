@@ -10,8 +10,8 @@ import (
 // there is.
 func awaitReadable(raw syscall.RawConn) (n int64, err error) {
 	rerr := raw.Read(func(fd uintptr) bool {
-		var avail int32
-		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&avail))); e != 0 {
+		avail, e := queued(fd, syscall.TIOCINQ)
+		if e != nil {
 			err = e
 			return true
 		}
@@ -27,15 +27,6 @@ func awaitReadable(raw syscall.RawConn) (n int64, err error) {
 	return n, err
 }
 
-// owesFD reports whether the peer has not yet taken all that was written to it.
-func owesFD(raw syscall.RawConn) bool {
-	var left int32
-	_ = raw.Control(func(fd uintptr) {
-		_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&left)))
-	})
-	return left > 0
-}
-
 // peekFD looks for a byte without reading it or waiting for it. It is
 // syscall.Recvfrom without the address, for which that allocates memory.
 func peekFD(fd uintptr) (int, error) {
@@ -45,6 +36,56 @@ func peekFD(fd uintptr) (int, error) {
 		return 0, errno
 	}
 	return int(n), nil
+}
+
+// queued returns the length of a queue of a socket.
+func queued(fd uintptr, which uintptr) (int, error) {
+	var n int32
+	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, fd, which, uintptr(unsafe.Pointer(&n))); e != 0 {
+		return 0, e
+	}
+	return int(n), nil
+}
+
+// unsent returns how much the peer has not taken, or 0.
+func unsent(raw syscall.RawConn) (n int) {
+	_ = raw.Control(func(fd uintptr) { n, _ = queued(fd, syscall.TIOCOUTQ) })
+	return n
+}
+
+// moved returns how much the peer has taken and sent in all, or 0 if the system
+// does not tell.
+func moved(raw syscall.RawConn) (n uint64) {
+	_ = raw.Control(func(fd uintptr) {
+		var info struct { // tcp_info
+			_               [120]byte
+			acked, received uint64
+		}
+		size := uint32(unsafe.Sizeof(info))
+		_, _, e := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if e == 0 && size == uint32(unsafe.Sizeof(info)) {
+			n = info.acked + info.received
+		}
+	})
+	return n
+}
+
+// hungUpFD reports whether the peer has closed the connection, whatever it sent
+// before.
+func hungUpFD(fd uintptr) bool {
+	const (
+		pollErr   = 0x8
+		pollHup   = 0x10
+		pollRDHup = 0x2000
+	)
+	p := struct {
+		fd              int32
+		events, happens int16
+	}{fd: int32(fd), events: pollRDHup}
+	var now syscall.Timespec
+	n, _, _ := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n == 1 && p.happens&(pollErr|pollHup|pollRDHup) != 0
 }
 
 // canSplice reports whether the kernel can pass bytes from one connection to

@@ -9,6 +9,10 @@ import (
 
 func awaitReadable(syscall.RawConn) (int64, error) { return 0, errors.ErrUnsupported }
 
-func owesFD(syscall.RawConn) bool { return false }
+// hungUpFD is closedFD: what the peer has sent before is in the way.
+func hungUpFD(fd uintptr) bool { return closedFD(fd) }
+
+func unsent(syscall.RawConn) int   { return 0 }
+func moved(syscall.RawConn) uint64 { return 0 }
 
 const canSplice = false

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -40,8 +41,11 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 		if interim++; w.res.status == http.StatusSwitchingProtocols || interim > maxInterim {
 			return n, BadResponse, fmt.Errorf("%w: status %d", errMalformed, w.res.status)
 		}
-		h, _ := w.appendResponse(w.head[:0], false, "")
+		h, same := w.appendResponse(w.head[:0], false, "")
 		w.head = h
+		if same {
+			h = w.resp[:w.res.size]
+		}
 		if _, err := c.rwc.Write(h); err != nil {
 			return n, Canceled, err
 		}
@@ -167,6 +171,9 @@ func (c *conn) broken(bc *backendConn, kind ErrorKind, err error) action {
 	c.backend.Store(nil)
 	bc.close()
 	c.w.x.lose(c.server.proxy.now(), kind, err)
+	if kind != Canceled {
+		c.w.x.refused(err)
+	}
 	if t, ok := c.rwc.(*net.TCPConn); ok && kind != Canceled {
 		_ = t.SetLinger(0)
 	}
@@ -183,7 +190,7 @@ func (w *workspace) appendResponse(out []byte, closing bool, issued string) (_ [
 		drop |= 1<<lengthField | 1<<codingField
 	}
 	if res.kinds&drop == 0 && !closing && issued == "" && w.resp[7] == '1' {
-		return out, res.status >= 200
+		return out, true
 	}
 	buf := w.resp[:]
 	start := len(out)
@@ -266,9 +273,11 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 	x := &c.w.x
 	_, fromTCP := bc.conn.(*net.TCPConn)
 	to, toTCP := c.rwc.(*net.TCPConn)
-	if !fromTCP || !toTCP || n < spliceFrom {
+	if !canSplice || !fromTCP || !toTCP || n < spliceFrom {
 		return c.copyBuffered(bc, n)
 	}
+	c.splicing.Store(true)
+	defer c.splicing.Store(false)
 	src := io.LimitedReader{R: bc.conn}
 	for piece := int64(firstPiece); n > 0; {
 		src.N = min(piece, n)
@@ -293,6 +302,7 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 
 // pieceDeadline gives time for one piece of a body: for each buffer of it as
 // much as for one that is written alone, but not less than a backend may take.
+// One end that does nothing at all is found out before: see stuck.
 func (c *conn) pieceDeadline(n int64) instant {
 	now := c.server.proxy.now()
 	d := c.server.proxy.opts.BodyTimeout
@@ -304,14 +314,11 @@ func (c *conn) pieceDeadline(n int64) instant {
 	return now
 }
 
-// copyError tells whose fault an error between two connections is.
+// copyError tells whose fault an error is of splice, which reports those of both
+// ends alike.
 func (c *conn) copyError(bc *backendConn, err error) (ErrorKind, error) {
-	var op *net.OpError
-	if errors.As(err, &op) && (op.Op == "write" || op.Op == "writeto") || c.left.Load() {
-		return Canceled, errClientGone
-	}
-	// splice(2) reports errors of both ends alike.
-	if !bc.stale() || c.raw != nil && errorKind(err) == TimedOut && owesFD(c.raw) {
+	// If there is more from the backend, it was the client that did not take it.
+	if c.left.Load() || c.clientGone() || errors.Is(err, os.ErrDeadlineExceeded) && bc.stale() {
 		return Canceled, errClientGone
 	}
 	return c.kindOf(bc, err), err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -16,8 +18,8 @@ import (
 // some that others read differently, such as both Content-Length and
 // Transfer-Encoding. In place of others it reads one that net/http refuses.
 //
-// It also gives the client of a body a time limit, which net/http would give to
-// all of it or none.
+// It also gives the client of a body a time limit, and one that takes a response,
+// which net/http would give to all of it or none.
 type screened struct {
 	net.Conn
 	proxy *Proxy
@@ -26,8 +28,14 @@ type screened struct {
 	ready []byte // passed
 	state screenState
 
-	opened atomic.Bool // all passes; for Write
-	err    error
+	err   error
+	fresh bool // HTTP/2's preface may come
+
+	// lastWord is set once net/http has read what it refuses: what it then
+	// writes is the last.
+	lastWord atomic.Bool
+
+	unlimited atomic.Bool // writing may take its time: HTTP/2, or an upgrade
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
@@ -43,12 +51,38 @@ const (
 	atHead screenState = iota
 	inBody
 	inChunks
-	isOpen // all passes: another protocol, or what is not to be followed by a request
+	open     // all passes: another protocol, or what is not to be followed by a request
+	refusing // nothing passes any more
 )
 
-func newScreened(p *Proxy, c net.Conn, read []byte) *screened {
-	return &screened{Conn: c, proxy: p, raw: read}
+// newScreened returns a screened of which some has been read. fresh is whether
+// it may be of HTTP/2: there was no request, and no other protocol was agreed on.
+func newScreened(p *Proxy, c net.Conn, read []byte, fresh bool) *screened {
+	return &screened{Conn: c, proxy: p, raw: read, fresh: fresh}
 }
+
+// Write writes. The client gets the answer to what was refused even if it is
+// still sending: to close a connection that has not been read to its end is to
+// reset it.
+func (s *screened) Write(p []byte) (int, error) {
+	if d := s.proxy.opts.BodyTimeout; d > 0 && !s.unlimited.Load() {
+		s.Conn.SetWriteDeadline(time.Now().Add(d)) // each is of a buffer at most
+	}
+	n, err := s.Conn.Write(p)
+	if err == nil && s.lastWord.Load() && s.CloseWrite() == nil {
+		readAll(s.Conn)
+	}
+	return n, err
+}
+
+// unlimit is called when the client may take its time.
+func (s *screened) unlimit() {
+	s.unlimited.Store(true)
+	s.Conn.SetWriteDeadline(time.Time{})
+}
+
+// CloseWrite ends one direction before the other.
+func (s *screened) CloseWrite() error { return closeWrite(s.Conn) }
 
 // A screenedTLS lets net/http know the state of TLS.
 type screenedTLS struct {
@@ -64,6 +98,9 @@ func (s *screened) Read(p []byte) (int, error) {
 		if len(s.ready) > 0 {
 			n := copy(p, s.ready)
 			s.ready = s.ready[n:]
+			if s.state == refusing && len(s.ready) == 0 {
+				s.lastWord.Store(true)
+			}
 			return n, nil
 		}
 		if s.err != nil {
@@ -73,7 +110,9 @@ func (s *screened) Read(p []byte) (int, error) {
 			return 0, nil
 		}
 		switch s.state {
-		case isOpen:
+		case refusing:
+			return 0, io.EOF
+		case open:
 			if len(s.raw) > 0 {
 				n := copy(p, s.raw)
 				s.raw = s.raw[n:]
@@ -106,25 +145,6 @@ func (s *screened) Read(p []byte) (int, error) {
 			}
 		}
 	}
-}
-
-// Write writes a part of a response, which the client must accept in time unless
-// all passes.
-func (s *screened) Write(p []byte) (int, error) {
-	if d := s.proxy.opts.BodyTimeout; d > 0 && !s.opened.Load() {
-		s.Conn.SetWriteDeadline(time.Now().Add(d))
-	}
-	return s.Conn.Write(p)
-}
-
-// CloseWrite lets the client have an end, whatever it still sends.
-func (s *screened) CloseWrite() error { return closeWrite(s.Conn) }
-
-// open lets all pass.
-func (s *screened) open(ready, raw []byte) {
-	s.state, s.ready, s.raw = isOpen, ready, raw
-	s.opened.Store(true)
-	s.Conn.SetWriteDeadline(time.Time{})
 }
 
 // readBody reads a part of a body, for which the client has a time limit.
@@ -161,17 +181,15 @@ func (s *screened) readHead() error {
 		switch {
 		case err != nil:
 			s.refused(err)
-			s.open([]byte("?\r\n\r\n"), nil) // is answered with 400
+			s.state, s.raw = refusing, nil
+			s.ready = []byte("?\r\n\r\n") // is answered with 400
 			return nil
 		case size > 0:
-			s.ready, s.raw, s.state = s.raw[:size:size], s.raw[size:], next
-			if next == isOpen {
-				s.open(s.ready, s.raw)
-			}
+			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
 			s.began, s.passed, s.limit = time.Now(), 0, time.Time{}
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
-			s.open(nil, s.raw) // is answered with 431
+			s.state = open // is answered with 431
 			return nil
 		}
 		if s.scratch == nil {
@@ -197,6 +215,9 @@ func (s *screened) refused(err error) {
 
 var errBadRequest = fmt.Errorf("bad request")
 
+// isHostHeader is what net/http accepts, more than isHost.
+var isHostHeader = charTable(func(c byte) bool { return alnum(c) || bytes.IndexByte([]byte("!$%&'()*+,-.:;=[]_~"), c) >= 0 })
+
 const preface = "PRI * HTTP/2.0\r\n\r\n"
 
 // screen looks at a request. It returns the size of its head, 0 if that is not
@@ -205,12 +226,13 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	bad := func(format string, args ...any) (int, screenState, error) {
 		return 0, atHead, fmt.Errorf("%w: "+format, append([]any{errBadRequest}, args...)...)
 	}
-	if bytes.HasPrefix(b, []byte("PRI ")) {
+	if s.fresh && bytes.HasPrefix(b, []byte("PRI ")) {
 		if len(b) < len(preface) && strings.HasPrefix(preface, string(b)) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
-			return len(preface), isOpen, nil
+			s.unlimit()
+			return len(preface), open, nil
 		}
 	}
 	var (
@@ -243,6 +265,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			}
 			old = string(proto) == "HTTP/1.0"
 			connect = string(method) == "CONNECT"
+			if string(method) == "PRI" || bytes.ContainsFunc(method, func(c rune) bool { return c >= 0x80 || !isToken[c] }) {
+				return bad("its method is HTTP/2's, or none")
+			}
+			if _, err := url.ParseRequestURI(string(target)); err != nil && !connect {
+				return bad("its target is none")
+			}
 			continue
 		}
 		if len(text) == 0 {
@@ -262,6 +290,11 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		switch kindOf(name) {
 		case hostField:
 			hosts++
+			for _, c := range value {
+				if !isHostHeader[c] {
+					return bad("Host has a character that it cannot have")
+				}
+			}
 		case lengthField:
 			lengths++
 			if length = parseLength(value); length < 0 {
@@ -288,7 +321,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	case codings == 1 && old:
 		return bad("Transfer-Encoding in HTTP/1.0")
 	case upgrade || connect:
-		return size, isOpen, nil // no request follows: see isLast
+		return size, open, nil // no request follows: see ServeHTTP
 	case codings == 1:
 		s.chunks = chunkScanner{}
 		return size, inChunks, nil
@@ -297,6 +330,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		return size, inBody, nil
 	}
 	return size, atHead, nil
+}
+
+// withoutH2C returns the protocols of an Upgrade that may be passed on.
+func withoutH2C(upgrade string) string {
+	protocols := slices.DeleteFunc(strings.Split(upgrade, ","), isH2C)
+	return strings.TrimSpace(strings.Join(protocols, ","))
 }
 
 // isH2C reports whether an Upgrade is to cleartext HTTP/2, which is not passed

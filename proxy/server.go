@@ -155,6 +155,7 @@ func (c *notifyConn) Close() error {
 	return err
 }
 
+// CloseWrite ends one direction before the other.
 func (c *notifyConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // peerOf returns the address of the peer, if it is that of a host.
@@ -245,9 +246,9 @@ func (s *server) handOver(c *conn, read []byte) {
 	switch {
 	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
 	case encrypted:
-		to = screenedTLS{newScreened(s.proxy, t, read), t}
+		to = screenedTLS{newScreened(s.proxy, t, read, false), t}
 	default:
-		to = newScreened(s.proxy, sock, read)
+		to = newScreened(s.proxy, sock, read, !c.used)
 	}
 	select {
 	case s.handed.c <- to:
@@ -377,6 +378,8 @@ func (s *server) reap(stop <-chan struct{}) {
 			if c.clientGone() {
 				c.left.Store(true)
 				c.interrupt()
+			} else if c.stuck(instant(now)) {
+				c.interrupt()
 			}
 		}
 		s.proxy.closeIdle(instant(now))
@@ -407,10 +410,41 @@ func (c *conn) silent() (silent bool) {
 
 // clientGone reports whether the client has closed the connection.
 func (c *conn) clientGone() (gone bool) {
-	if c.raw != nil {
-		_ = c.raw.Control(func(fd uintptr) { gone = closedFD(fd) })
+	raw := c.raw
+	if n, ok := c.sock.(*notifyConn); ok {
+		raw = rawConn(n.Conn) // below TLS
+	}
+	if raw != nil {
+		_ = raw.Control(func(fd uintptr) { gone = hungUpFD(fd) })
 	}
 	return gone
+}
+
+// A stall is what was seen of a body that is spliced.
+type stall struct {
+	piece int64  // when it was begun
+	moved uint64 // by both connections
+	since instant
+}
+
+// stuck reports whether the client has taken nothing of what is spliced to it
+// for too long, or the backend has sent nothing. Nobody else is told how far
+// splicing is before it ends.
+func (c *conn) stuck(now instant) bool {
+	bc := c.backend.Load()
+	if bc == nil || !c.splicing.Load() {
+		return false
+	}
+	limit := c.server.proxy.opts.ResponseTimeout
+	if unsent(c.raw) > 0 {
+		limit = c.server.proxy.opts.BodyTimeout
+	}
+	s := stall{piece: c.waiting.Load(), moved: moved(c.raw) + moved(bc.raw), since: now}
+	if s.moved == 0 || s.piece != c.stall.piece || s.moved != c.stall.moved {
+		c.stall = s
+		return false
+	}
+	return limit > 0 && now-c.stall.since > instant(limit)
 }
 
 // closeIdle closes connections to backends that have been idle for too long.

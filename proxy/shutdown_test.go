@@ -216,12 +216,12 @@ func upgrade(t testing.TB, addr string) (*net.TCPConn, *bufio.Reader) {
 	resp, err := http.ReadResponse(br, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
-	echo(t, c, br, "hello")
+	echoConn(t, c, br, "hello")
 	return c, br
 }
 
-// echo requires that what is sent comes back.
-func echo(t testing.TB, c net.Conn, br *bufio.Reader, s string) {
+// echoConn requires that what is sent comes back.
+func echoConn(t testing.TB, c net.Conn, br *bufio.Reader, s string) {
 	t.Helper()
 	say(t, c, "%s", s)
 	b := make([]byte, len(s))
@@ -236,14 +236,14 @@ func TestShutdownUpgraded(t *testing.T) {
 	r.cancel()
 	r.refuses()
 	r.serving()
-	echo(t, c, br, "still there")
+	echoConn(t, c, br, "still there")
 	closes(t, br) // when DrainTimeout has passed
 	r.serveEnds()
 
 	r = newRig(t, proxy.Options{DrainTimeout: time.Hour}, switchOrigin(t))
 	c, br = upgrade(t, r.addr)
 	r.cancel()
-	echo(t, c, br, "still there")
+	echoConn(t, c, br, "still there")
 	c.Close()
 	r.serveEnds()
 }
@@ -258,19 +258,19 @@ func TestUpgradedElsewhere(t *testing.T) {
 	pool := r.Pool(proxy.DefaultPool)
 	for range 20 {
 		require.NoError(t, pool.Add(proxy.Backend{Addr: other}))
-		echo(t, c, br, "one")
+		echoConn(t, c, br, "one")
 		require.NoError(t, pool.Drain(t.Context(), other))
-		echo(t, c, br, "two")
+		echoConn(t, c, br, "two")
 		r.SetBackends([]string{own, other})
 		r.SetBackends([]string{own})
-		echo(t, c, br, "three")
+		echoConn(t, c, br, "three")
 	}
 	r.SetBackends([]string{other})
-	echo(t, c, br, "four")
+	echoConn(t, c, br, "four")
 	c2, br2 := upgrade(t, r.addr)
 	closes(t, br)
 	require.NoError(t, pool.Drained(t.Context(), own))
-	echo(t, c2, br2, "five")
+	echoConn(t, c2, br2, "five")
 	c2.Close()
 	c.Close()
 }

@@ -37,6 +37,8 @@ func (p *Proxy) ServeTCP(ctx context.Context, l net.Listener) error {
 	case <-done:
 	case <-timeout.C:
 		t.abort()
+	case <-p.ended.Done():
+		t.abort()
 	}
 	waiting.Wait()
 	return err
@@ -61,7 +63,7 @@ func (t *tcpServer) serve(client net.Conn) {
 		b, now, err := p.next(t.ctx, &x.route, p.now())
 		if err != nil {
 			if !errors.Is(err, context.Canceled) {
-				p.problem("no backend for a connection", "pool", x.route.pool.name, "error", err, "last", x.lastErr)
+				x.refused(err)
 			}
 			return
 		}

@@ -43,9 +43,9 @@ func TestTCP(t *testing.T) {
 	addr := newEcho(t)
 	r := newStreamRig(t, proxy.Options{}, addr)
 	c, br := open(t, r.addr)
-	echo(t, c, br, "hello")
+	echoConn(t, c, br, "hello")
 	require.Equal(t, 1, r.backend(addr).InFlight)
-	echo(t, c, br, "again\x00\xff")
+	echoConn(t, c, br, "again\x00\xff")
 	require.NoError(t, c.CloseWrite())
 	closes(t, br)
 	soon(t, func() bool { return r.backend(addr).InFlight == 0 })
@@ -110,7 +110,7 @@ func TestTCPDead(t *testing.T) {
 	r := newStreamRig(t, proxy.Options{Balance: proxy.RoundRobin}, deadAddr(t), good, deadAddr(t))
 	for range 12 {
 		c, br := open(t, r.addr)
-		echo(t, c, br, "hello")
+		echoConn(t, c, br, "hello")
 		c.Close()
 	}
 }
@@ -151,19 +151,19 @@ func TestTCPDrain(t *testing.T) {
 	r := newStreamRig(t, proxy.Options{DrainTimeout: time.Second}, own)
 	pool := r.Pool(proxy.DefaultPool)
 	c, br := open(t, r.addr)
-	echo(t, c, br, "one")
+	echoConn(t, c, br, "one")
 	r.SetBackends([]string{other})
-	echo(t, c, br, "two")
+	echoConn(t, c, br, "two")
 	c2, br2 := open(t, r.addr)
-	echo(t, c2, br2, "elsewhere")
+	echoConn(t, c2, br2, "elsewhere")
 	require.Equal(t, 1, r.backend(other).InFlight)
 	closes(t, br) // after DrainTimeout
 	require.NoError(t, pool.Drained(t.Context(), own))
-	echo(t, c2, br2, "still there")
+	echoConn(t, c2, br2, "still there")
 
 	r.cancel()
 	r.refuses()
-	echo(t, c2, br2, "in flight")
+	echoConn(t, c2, br2, "in flight")
 	closes(t, br2)
 	r.serveEnds()
 }
@@ -187,7 +187,7 @@ func TestTCPSticky(t *testing.T) {
 func TestTCPMaxConns(t *testing.T) {
 	r := newStreamRig(t, proxy.Options{MaxConns: 1}, newEcho(t))
 	c, br := open(t, r.addr)
-	echo(t, c, br, "first")
+	echoConn(t, c, br, "first")
 	c2, br2 := open(t, r.addr)
 	say(t, c2, "second")
 	c2.SetReadDeadline(time.Now().Add(brief))

@@ -5,7 +5,7 @@
 //	multi status | why GROUP | logs [-f] | scale GROUP N | stop
 //
 // It is an example to copy: this file is the command line, deploy.go the
-// wiring of the kit, frontend.go a simple proxy, health.go what replaces the dead,
+// wiring of the kit, frontend.go the proxies, health.go what replaces the dead,
 // screen.go what is shown.
 package main
 

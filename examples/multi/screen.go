@@ -36,6 +36,17 @@ func newScreen(out, err *os.File) *screen {
 // log shows a line above the status line.
 func (s *screen) log(line string) { s.show(s.err, line+"\n") }
 
+// Write shows lines that end with a newline.
+func (s *screen) Write(p []byte) (int, error) {
+	s.show(s.err, string(p))
+	return len(p), nil
+}
+
+// logger returns a logger whose warnings and errors are shown.
+func (s *screen) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
 func (s *screen) show(w io.Writer, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
