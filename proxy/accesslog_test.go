@@ -106,8 +106,10 @@ func TestErrorLogRate(t *testing.T) {
 		require.NoError(t, err)
 	}
 	entries := log.entries(t)
-	assert.EqualValues(t, requests, r.Status().LogDrops+uint64(len(entries)))
+	assert.EqualValues(t, 2*requests, r.Status().LogDrops+uint64(len(entries)), "one for the attempt, one for the request")
 	assert.GreaterOrEqual(t, len(entries), 10)
-	assert.Equal(t, "WARN", entries[0]["level"])
+	assert.Equal(t, "INFO", entries[0]["level"])
 	assert.Equal(t, "broken", entries[0]["kind"])
+	assert.Equal(t, "WARN", entries[1]["level"])
+	assert.Equal(t, "request failed", entries[1]["msg"])
 }

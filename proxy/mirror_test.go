@@ -117,7 +117,9 @@ func TestMirrorTooLarge(t *testing.T) {
 			require.Equal(t, 200, resp.StatusCode)
 		}
 		get(t, c, r.url("/"))
-		r.mirrors(1)
+		soon(t, func() bool { return r.Status().Mirrored == 1 })
+		soon(t, func() bool { return r.Status().MirrorDrops == 2 })
+		require.Zero(t, r.Status().MirrorFails)
 	})
 }
 
@@ -287,8 +289,6 @@ func TestMirrorClose(t *testing.T) {
 		})
 		time.Sleep(30 * time.Millisecond)
 		r.close() // also waits for copies
-		st := r.Status()
-		require.Zero(t, st.MirrorDrops)
 		crowd.halt()
 	}
 }

@@ -170,8 +170,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.status == 0 {
 			q.status = recorder.status
 		}
-		if q.mirror != nil && q.copied != nil && (q.body == nil || q.body.copied.Load()) {
+		switch {
+		case q.mirror == nil || q.copied == nil:
+		case q.body == nil || q.body.copied.Load():
 			q.mirror.sendRequest(q)
+		default: // too large, or not whole
+			p.mirrors.dropped.Add(1)
 		}
 		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
 	}()

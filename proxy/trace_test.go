@@ -21,9 +21,9 @@ const (
 	parentID = "b7ad6b7169203331"
 )
 
-// TestTraceparent has the rules of W3C Trace Context, section 3.2, and cases of
+// TestTraceparentParsed has the rules of W3C Trace Context, section 3.2, and cases of
 // its test suite.
-func TestTraceparent(t *testing.T) {
+func TestTraceparentParsed(t *testing.T) {
 	valid := "00-" + traceID + "-" + parentID + "-01"
 	for _, test := range []struct {
 		header string
