@@ -338,8 +338,10 @@ func (c *conn) attempts() action {
 			return c.refuse(NoError, err)
 		}
 		x.try(b, now)
-		b.bytesIn.Add(uint64(w.req.length))
 		bc, n, sent, err := c.roundTrip(now)
+		if sent {
+			b.bytesIn.Add(uint64(w.req.length))
+		}
 		var kind ErrorKind
 		if err == nil {
 			n, kind, err = c.readHead(bc, n)
