@@ -697,8 +697,8 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if s, ok := conn.(interface{ unlimit() }); ok {
-		s.unlimit()
+	if s, ok := conn.(interface{ switched() }); ok {
+		s.switched()
 	}
 	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
 }
