@@ -128,7 +128,7 @@ func TestResume(t *testing.T) {
 			p.Version, p.Listeners = version, []string{"api"}
 			require.NoError(t, r.Submit(t.Context(), p))
 			for e := range r.Events(t.Context(), 0) {
-				if e.Version == version && (e.Phase == rollout.Succeeded || e.Phase == rollout.Paused) {
+				if e.Version == version && e.Kind == rollout.PhaseChanged && (e.Phase == rollout.Succeeded || e.Phase == rollout.Paused) {
 					break
 				}
 			}
@@ -141,8 +141,10 @@ func TestResume(t *testing.T) {
 		assert.Equal(t, "v1", s.Stable.ID)
 		assert.Equal(t, rollout.Paused, s.Phase)
 		require.NoError(t, r.Resume(t.Context()))
-		s, err = r.Wait(t.Context())
-		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		s, err = r.Wait(ctx)
+		require.NoError(t, err, "%s", r.Why())
 		assert.Equal(t, "v2", s.Stable.ID)
 	})
 	assert.ElementsMatch(t, []string{"v1", "v2"}, d.started)
