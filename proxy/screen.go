@@ -263,6 +263,15 @@ var errBadRequest = fmt.Errorf("bad request")
 // isHostHeader is what net/http accepts, more than isHost.
 var isHostHeader = charTable(func(c byte) bool { return alnum(c) || bytes.IndexByte([]byte("!$%&'()*+,-.:;=[]_~"), c) >= 0 })
 
+func validHost[T ~string | ~[]byte](host T) bool {
+	for i := range len(host) {
+		if !isHostHeader[host[i]] {
+			return false
+		}
+	}
+	return true
+}
+
 const preface = "PRI * HTTP/2.0\r\n\r\n"
 
 // screen looks at a request. It returns the size of its head, 0 if that is not
@@ -335,10 +344,8 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		switch kindOf(name) {
 		case hostField:
 			hosts++
-			for _, c := range value {
-				if !isHostHeader[c] {
-					return bad("Host has a character that it cannot have")
-				}
+			if !validHost(value) {
+				return bad("Host has a character that it cannot have")
 			}
 		case lengthField:
 			lengths++
