@@ -251,6 +251,42 @@ func TestBudgetWindow(t *testing.T) {
 	assert.Zero(t, func() int { b = proxy.NewBudget(-1); return spend(0) }())
 }
 
+// TestUploadCut: a backend that ends its connection amid a body, for more of which
+// the client is waited for. The client gets an answer, and the backend the blame.
+func TestUploadCut(t *testing.T) {
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		_, _ = io.CopyN(io.Discard, br, 25_000)
+	})
+	r := newRig(t, proxy.Options{}, addr)
+	c, br := open(t, r.addr)
+	say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n%s", strings.Repeat("x", 25_000))
+	require.Equal(t, http.StatusBadGateway, hear(t, br).status)
+	require.EqualValues(t, 1, r.backend(addr).Errors[proxy.Broken])
+}
+
+// TestUploadLeft: a client that goes away amid its body, while an answer is on its
+// way. That is not the backend's fault.
+func TestUploadLeft(t *testing.T) {
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		_, _ = io.CopyN(io.Discard, br, 100)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+		_, _ = io.Copy(io.Discard, br)
+	})
+	for range 20 {
+		r := newRig(t, proxy.Options{}, addr)
+		c, br := open(t, r.addr)
+		say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n%s", strings.Repeat("x", 25_000))
+		_, err := br.Peek(1)
+		require.NoError(t, err)
+		c.Close()
+		soon(t, func() bool { return r.backend(addr).InFlight == 0 })
+		want := [6]uint64{}
+		want[proxy.Canceled] = 1
+		require.Equal(t, want, r.backend(addr).Errors)
+		r.close()
+	}
+}
+
 // TestHold: requests wait for a backend, and get the one that comes.
 func TestHold(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way) {

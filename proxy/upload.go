@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -95,8 +96,15 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	x := &w.x
 	done := make(chan error, 1)
 	b := x.b
+	var stopping atomic.Bool // so what then ends is not the client's doing
 	go func() {
 		n, err := c.copyBody(bc, left)
+		if errors.Is(err, errClientGone) && !stopping.Load() {
+			c.left.Store(true) // before whoever waits for the backend
+			bc.interrupt()
+		} else if err != nil {
+			err = errBodyCut
+		}
 		b.bytesIn.Add(uint64(w.req.length - left + n))
 		done <- err
 	}()
@@ -104,6 +112,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	var upErr error
 	stop := func() { // waits for the goroutine above
 		if !finished {
+			stopping.Store(true)
 			c.rwc.SetReadDeadline(longAgo)
 			bc.interrupt()
 			upErr = <-done
@@ -152,6 +161,10 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	return hangUp
 }
 
+// errBodyCut says that the body was not passed on as a whole, which is the
+// backend's doing, or this one's.
+var errBodyCut = errors.New("the body was cut")
+
 // copyBody passes n bytes of a body from the client to the backend.
 func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 	p := c.server.proxy
@@ -191,7 +204,6 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 				continue
 			}
 		}
-		bc.interrupt()
 		return copied, errClientGone
 	}
 	now := p.now()
