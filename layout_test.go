@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	".":         {},
 	"health":    {},
 	"logbuffer": {},
+	"proxy":     {},
 	"routing": {
 		"github.com/ServiceWeaver/weaver/runtime/protos",
 		"google.golang.org/protobuf/...",

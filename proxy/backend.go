@@ -154,8 +154,9 @@ func (b *backend) avoided(now instant) bool {
 	return !b.healthy.Load() || b.failures.Load() > 0 && int64(now) < b.avoid.Load()
 }
 
-// load is what PeakEWMA compares: about how long a request would take.
-func (b *backend) load(now instant) float64 {
+// load is what PeakEWMA compares: about how long a request would take, if a
+// backend of the mean weight works off its requests one after the other.
+func (b *backend) load(now instant, mean float64) float64 {
 	busy := float64(b.busy.Load())
 	cost := b.latency.at(now)
 	if cost == 0 && busy > 0 {
@@ -168,7 +169,7 @@ func (b *backend) load(now instant) float64 {
 			cost = silent * (silent / cost)
 		}
 	}
-	return cost * (busy + 1) / float64(b.weight.Load())
+	return cost * (1 + busy*mean/float64(b.weight.Load()))
 }
 
 // An average is a moving average of latencies that follows peaks at once, and

@@ -213,6 +213,8 @@ func (c *conn) advance() action {
 		switch size := int64(w.req.size) + w.req.length; {
 		case w.req.size > opts.MaxHeaderBytes, opts.MaxBodyBytes > 0 && w.req.length > opts.MaxBodyBytes:
 			return handOver // to be refused there
+		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
+			return handOver // which can mirror it
 		case size > int64(len(w.buf)):
 			return doUpload
 		case size > int64(w.n-w.r):

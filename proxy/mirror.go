@@ -33,10 +33,11 @@ type mirrorStats struct {
 }
 
 // SetMirror has a share of the requests, in 1/10,000, sent to a pool, too,
-// besides the one that answers them: bodies included, if they are not larger
-// than 256 KiB and no protocol is switched. The answers are dropped. Requests
+// besides the one that answers them: with their bodies, if these have a
+// Content-Length of 256 KiB at most. The answers are dropped. Requests
 // that go to that pool anyway are not mirrored. A copy that cannot be sent at
-// once, because 256 others are under way, is dropped and counted. A share of 0
+// once, because 256 others are under way or its body is not of that kind, is
+// dropped and counted. A share of 0
 // ends it.
 func (p *Proxy) SetMirror(pool string, share int) error {
 	if share < 0 || share > whole {
@@ -74,6 +75,10 @@ func (m *mirror) send(raw []byte) {
 
 // sendRequest is send for a request of net/http, whose body was kept.
 func (m *mirror) sendRequest(q *request, out *http.Request) {
+	if q.upgrade || q.body != nil && !q.body.whole {
+		m.proxy.mirrors.dropped.Add(1)
+		return
+	}
 	var body []byte
 	if q.body != nil {
 		body = q.body.buf

@@ -11,7 +11,8 @@ import (
 // when it was made.
 type backendSet struct {
 	all   []*backend
-	sums  []int64  // of weights up to each; nil if all are 1
+	sums  []int64  // of weights up to each; nil if all are the same
+	mean  float64  // of weights
 	salts []uint64 // for Hash
 }
 
@@ -26,6 +27,7 @@ func newBackendSet(all []*backend) *backendSet {
 		sum += weights[i]
 		s.salts = append(s.salts, hashKey(0, b.addr))
 	}
+	s.mean = float64(sum) / float64(max(len(all), 1))
 	if uneven {
 		sum = 0
 		for _, w := range weights {
@@ -84,7 +86,9 @@ func (s *backendSet) turn(n uint64) int {
 	return sort.Search(len(s.sums), func(i int) bool { return at < s.sums[i] })
 }
 
-// better returns the better of two random backends.
+// better returns the better of two random backends. The first one is taken, as
+// often as its weight says, unless the other is better by half: so weights hold
+// among equals, and idle backends share what there is.
 func (s *backendSet) better(now instant) int {
 	i := s.random()
 	j := s.random()
@@ -104,7 +108,7 @@ func (s *backendSet) better(now instant) int {
 			return j
 		}
 		return i
-	case b.load(now) < a.load(now):
+	case 1.5*b.load(now, s.mean) < a.load(now, s.mean):
 		return j
 	}
 	return i
@@ -121,7 +125,7 @@ func (s *backendSet) any(now instant, start int, tried []*backend) (b *backend, 
 				if slices.Contains(tried, b) || b.gone.Load() || !open && b.avoided(now) {
 					continue
 				}
-				if load := b.load(now); best == nil || load < least {
+				if load := b.load(now, s.mean); best == nil || load < least {
 					best, least = b, load
 				}
 			}

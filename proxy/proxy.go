@@ -27,6 +27,8 @@ type Proxy struct {
 	split  atomic.Pointer[split]
 	pools  atomic.Pointer[map[string]*Pool] // copied when it changes
 	mirror atomic.Pointer[mirror]
+	ctx    context.Context // ends with Close
+	end    context.CancelFunc
 	turn   atomic.Uint64 // of the split
 
 	noPick   atomic.Uint64 // requests that found no backend
@@ -48,6 +50,7 @@ func New(opts Options) (*Proxy, error) {
 		return nil, fmt.Errorf("new proxy: %w", err)
 	}
 	p := &Proxy{opts: opts, epoch: time.Now(), budget: budget{share: opts.RetryBudget}}
+	p.ctx, p.end = context.WithCancel(context.Background())
 	p.pools.Store(&map[string]*Pool{})
 	p.slow.init(p)
 	if err := p.SetSplit(Share{DefaultPool, whole}); err != nil {
@@ -129,14 +132,13 @@ func (p *Proxy) SetSplit(shares ...Share) error {
 	return nil
 }
 
-// Close ends what is in flight, at once, and waits for mirrored requests. Calls of
-// Serve end by their contexts; requests that come after it are held as if there
-// were no backends.
+// Close ends everything at once: calls of Serve, which return soon after it, and
+// what is in flight. It waits for mirrored requests only. To end gracefully end
+// the contexts of Serve first, and wait for it to return.
 func (p *Proxy) Close() {
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
+	p.end()
 	for _, pool := range *p.pools.Load() {
-		_ = pool.Close(ended) // its error is that it did not wait
+		_ = pool.Close(p.ctx) // its error is that it did not wait
 	}
 	p.mirrors.running.Wait()
 	p.slow.http1.CloseIdleConnections()

@@ -74,7 +74,7 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 	if config != nil {
 		s.scheme = "https"
 	}
-	s.ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, s.ctx, s.abort = p.serving(ctx)
 	defer s.abort()
 	s.http = p.slow.server(s)
 	if config == nil {
@@ -91,6 +91,22 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 	running.Wait()
 	s.wg.Wait()
 	return err
+}
+
+// serving returns the context in which a server accepts, which ends with ctx, and
+// that in which what is in flight goes on, which abort ends. Close ends both.
+func (p *Proxy) serving(ctx context.Context) (accepting, flying context.Context, abort context.CancelFunc) {
+	accepting, stop := context.WithCancel(ctx)
+	flying, end := context.WithCancel(context.WithoutCancel(ctx))
+	unhook := context.AfterFunc(p.ctx, func() {
+		stop()
+		end()
+	})
+	return accepting, flying, func() {
+		unhook()
+		stop()
+		end()
+	}
 }
 
 // start serves a connection in a goroutine of its own.

@@ -94,6 +94,7 @@ type request struct {
 	upgrade bool
 	grpc    bool
 	peer    netip.Addr
+	mirror  *mirror      // nil if it is not to be mirrored
 	body    *requestBody // nil if there is none
 	timeout *time.Timer  // nil if there is none
 }
@@ -130,12 +131,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
 	p.slow.route(q, r)
-	mirrored := p.mirrored(q.route.pool)
+	q.mirror = p.mirrored(q.route.pool)
 	out := r.WithContext(ctx)
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		q.body = &requestBody{ReadCloser: r.Body}
-		if mirrored != nil || r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
-			q.body.keep(mirrored, max(r.ContentLength, 0))
+		n := r.ContentLength
+		if n > 0 && (n <= bufferSize && isIdempotent(r.Method) || n <= maxMirrored && q.mirror != nil) {
+			q.body.keep()
 		}
 		out.Body = q.body
 		// Without it net/http would read the whole body before the response.
@@ -148,9 +150,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if q.status == 0 {
 			q.status = recorder.status
-		}
-		if mirrored != nil && q.body.kept() {
-			mirrored.sendRequest(q, r)
 		}
 		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
 	}()
@@ -241,6 +240,9 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	transport := &s.http1
 	if q.grpc && s.proxy.opts.Backends == Auto || s.proxy.opts.Backends == H2C && !q.upgrade {
 		transport = &s.h2c
+	}
+	if q.mirror != nil {
+		q.mirror.sendRequest(q, req)
 	}
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
@@ -470,30 +472,12 @@ type requestBody struct {
 	whole   bool
 }
 
-// keep reads the body if it is small enough.
-func (b *requestBody) keep(m *mirror, length int64) {
-	limit := int64(bufferSize)
-	if m != nil {
-		limit = maxMirrored
-	}
-	if length > limit {
-		return
-	}
-	buf, err := io.ReadAll(io.LimitReader(b, limit+1))
-	if err == nil && int64(len(buf)) <= limit {
+// keep reads the body, which is not large. If that fails the attempts will.
+func (b *requestBody) keep() {
+	if buf, err := io.ReadAll(b); err == nil {
 		b.buf, b.whole = buf, true
-		return
 	}
-	// Too large after all: what was read goes first.
-	rest := b.ReadCloser
-	b.ReadCloser = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(buf), rest), rest}
-	b.touched.Store(false)
 }
-
-func (b *requestBody) kept() bool { return b == nil || b.whole }
 
 func (b *requestBody) attempt() io.ReadCloser {
 	if b.whole {

@@ -14,6 +14,9 @@ func (c *conn) upload() action {
 	w := c.w
 	buffered := w.n - w.r - w.req.size
 	c.begin(buffered)
+	if w.x.p.mirrored(w.x.route.pool) != nil {
+		w.x.p.mirrors.dropped.Add(1)
+	}
 	next := c.tryUpload(w.req.length - int64(buffered))
 	c.conclude()
 	w.r = w.n // nothing else can have been read
