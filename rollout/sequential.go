@@ -116,12 +116,13 @@ func bounds(bad, all, alpha float64) (low, high float64) {
 	if all == 0 {
 		return 0, 1
 	}
+	// A mean is at most the largest; beyond 10^15 requests rounding may say otherwise.
 	mixture := logMixture(bad, all)
 	switch bad {
 	case 0:
-		return 0, min(1, -math.Expm1((mixture+math.Log(alpha))/all))
+		return 0, -math.Expm1((min(mixture, 0) + math.Log(alpha)) / all)
 	case all:
-		return min(1, math.Exp((mixture+math.Log(alpha))/all)), 1
+		return math.Exp((min(mixture, 0) + math.Log(alpha)) / all), 1
 	}
 	// As a function of the log-odds x the log-likelihood is concave, so Newton's
 	// method comes nearer to a bound from outside and never steps inside.
@@ -158,7 +159,7 @@ func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 func logMixture(bad, all float64) float64 {
 	var sum logSum
 	for _, prior := range [...]struct{ a, b float64 }{{0.5, 0.5}, {0.5, 50}} {
-		sum.add(math.Log(0.5) + logBeta(prior.a+bad, prior.b+all-bad) - logBeta(prior.a, prior.b))
+		sum.add(math.Log(0.5) + logBeta(prior.a+bad, prior.b+(all-bad)) - logBeta(prior.a, prior.b))
 	}
 	return sum.log()
 }

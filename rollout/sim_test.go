@@ -30,7 +30,7 @@ func seeds(t *testing.T) int {
 	if testing.Short() {
 		return 100
 	}
-	return 400
+	return 200
 }
 
 // TestSimulation runs a Runner against a world in which everything fails: the
@@ -133,7 +133,8 @@ const simInterval = time.Second
 // A world is what a Runner acts on: proxies, versions, a store, people. Its
 // generation is the life of one process with a Runner.
 type world struct {
-	rng    *rand.Rand
+	rng    *rand.Rand // guarded by mu once a process runs
+	people *rand.Rand // of play
 	began  time.Time
 	calm   time.Time // no faults from then on
 	faulty float64   // how often calls fail before that
@@ -189,6 +190,7 @@ type simVersion struct {
 func newWorld(seed uint64) *world {
 	w := &world{
 		rng:      rand.New(rand.NewPCG(seed, 7)),
+		people:   rand.New(rand.NewPCG(seed, 9)),
 		clockRNG: rand.New(rand.NewPCG(seed, 8)),
 		began:    time.Now(),
 		versions: map[string]*simVersion{},
@@ -477,10 +479,15 @@ func (p process) Stop(ctx context.Context, id string, drain time.Duration) error
 	w.logf("Stop %s", id)
 	v := w.version(id)
 	if w.alive && w.gen == p.gen {
-		v.stopCalled = true
 		if n := w.weights.Most(id); n > 0 {
 			w.violate("%s is stopped, but has weight %d", id, n)
 		}
+		for other, o := range w.versions {
+			if other > id && w.weights.Most(other) > 0 && o.answerGen == p.gen && !o.answer && time.Since(o.answered) > 500*time.Millisecond && !v.stopCalled {
+				w.violate("%s is stopped, but %s, which has the traffic, is not ready", id, other)
+			}
+		}
+		v.stopCalled = true
 	}
 	w.mu.Unlock()
 	return w.call(ctx, p.gen, "stop", func() error {
@@ -598,15 +605,15 @@ func (w *world) play(t *testing.T, plans []rollout.Plan) {
 				if submitted++; submitted == 1 {
 					w.settleFirst()
 				}
-				nextSubmit = time.Now().Add(time.Duration(w.rng.IntN(120)) * time.Second)
+				nextSubmit = time.Now().Add(time.Duration(w.people.IntN(120)) * time.Second)
 			}
 			continue
 		}
 		calm := time.Now().After(w.calm)
-		if s.State.Phase == rollout.Paused && (calm || w.rng.IntN(20) == 0) {
+		if s.State.Phase == rollout.Paused && (calm || w.people.IntN(20) == 0) {
 			w.command(r, "Resume", rollout.Plan{})
-		} else if !calm && w.rng.Float64() < w.busy {
-			w.command(r, []string{"Pause", "Resume", "Promote", "Abort", "Retry"}[w.rng.IntN(5)], rollout.Plan{})
+		} else if !calm && w.people.Float64() < w.busy {
+			w.command(r, []string{"Pause", "Resume", "Promote", "Abort", "Retry"}[w.people.IntN(5)], rollout.Plan{})
 		}
 		if calm && submitted == len(plans) && s.State.Phase.Ended() && s.State.Next == nil && !s.Unrecorded &&
 			len(s.State.Retired) == 0 && len(s.Calls) == 0 && s.State.Applied == s.State.Weights.Revision {
@@ -625,7 +632,7 @@ func (w *world) play(t *testing.T, plans []rollout.Plan) {
 func (w *world) revive() {
 	select {
 	case <-w.ended:
-		time.Sleep(time.Duration(w.rng.IntN(20_000)) * time.Millisecond)
+		time.Sleep(time.Duration(w.people.IntN(20_000)) * time.Millisecond)
 		w.boot()
 	default:
 	}
@@ -650,9 +657,7 @@ func (w *world) settleFirst() {
 
 // command has a person do something.
 func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
-	w.mu.Lock()
-	timeout := time.Duration(1+w.rng.IntN(20)) * time.Second
-	w.mu.Unlock()
+	timeout := time.Duration(1+w.people.IntN(20)) * time.Second
 	current := r.Status().State.Plan
 	if current == nil && name != "Submit" {
 		return nil // the state is not loaded yet
