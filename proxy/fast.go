@@ -262,8 +262,9 @@ func (c *conn) begin(buffered int) {
 	p := c.server.proxy
 	x := &w.x
 	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
-	sticky := c.key(p.opts.Sticky)
-	if sticky == nil && p.opts.Sticky.kind == issuedCookie {
+	stick := p.sticky()
+	sticky := c.key(stick)
+	if sticky == nil && stick.kind == issuedCookie {
 		x.issued = newKey()
 		sticky = []byte(x.issued)
 	}

@@ -30,6 +30,7 @@ type Proxy struct {
 	ctx    context.Context // ends with Close
 	end    context.CancelFunc
 	turn   atomic.Uint64 // of the split
+	loose  atomic.Bool   // Options.Sticky is switched off
 
 	noPick   atomic.Uint64 // requests that found no backend
 	refused  atomic.Uint64 // by the screen
@@ -130,6 +131,19 @@ func (p *Proxy) SetSplit(shares ...Share) error {
 	p.split.Store(newSplit(p.shares, p.poolLocked))
 	p.changed.announce()
 	return nil
+}
+
+// SetSticky switches Options.Sticky off, or on again, for requests that come
+// after it has returned. A proxy begins with it on. This is for deployers whose
+// rollouts say whether sessions are to stay on a version.
+func (p *Proxy) SetSticky(on bool) { p.loose.Store(!on) }
+
+// sticky returns the key that keeps a client in its pool now.
+func (p *Proxy) sticky() Key {
+	if p.loose.Load() {
+		return Key{}
+	}
+	return p.opts.Sticky
 }
 
 // Close ends everything at once: calls of Serve, which return soon after it, and

@@ -168,8 +168,9 @@ func (s *slowPath) route(q *request, r *http.Request) {
 		}
 		return nil
 	}
-	sticky := value(opts.Sticky)
-	if sticky == nil && opts.Sticky.kind == issuedCookie {
+	stick := s.proxy.sticky()
+	sticky := value(stick)
+	if sticky == nil && stick.kind == issuedCookie {
 		q.issued = newKey()
 		sticky = []byte(q.issued)
 	}

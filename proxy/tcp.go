@@ -85,7 +85,7 @@ func (t *tcpServer) route(x *exchange, peer netip.Addr) {
 	p := t.proxy
 	address := appendAddr(nil, peer)
 	var sticky []byte
-	if p.opts.Sticky.kind == clientAddr {
+	if p.sticky().kind == clientAddr {
 		sticky = address
 	}
 	x.route.pool = p.choose(sticky, nil)
