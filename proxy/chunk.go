@@ -14,12 +14,14 @@ type chunkState uint8
 
 const (
 	chunkSize chunkState = iota
+	chunkPad
 	chunkExtension
 	chunkSizeLF
 	chunkData
 	chunkDataCR
 	chunkDataLF
 	trailerStart
+	trailerName
 	trailerLine
 	trailerLF
 	trailerEndLF
@@ -27,6 +29,7 @@ const (
 
 const (
 	maxChunkDigits = 15
+	maxExtension   = 4000 // net/http's limit is of 4096 for the line
 	maxTrailer     = 16 << 10
 )
 
@@ -48,11 +51,21 @@ func (s *chunkScanner) scan(b []byte) (n int, ok bool) {
 				s.count++
 			case s.count == 0:
 				return n, false
-			case c == ';' || c == ' ' || c == '\t':
+			case c == ';':
 				s.state, s.count = chunkExtension, 0
+			case c == ' ' || c == '\t':
+				s.state, s.count = chunkPad, 0
 			case c == '\r':
 				s.state = chunkSizeLF
 			default:
+				return n, false
+			}
+		case chunkPad: // some servers fill the line up
+			s.count++
+			switch {
+			case c == '\r':
+				s.state = chunkSizeLF
+			case c != ' ' && c != '\t' || s.count > maxExtension:
 				return n, false
 			}
 		case chunkExtension:
@@ -60,7 +73,7 @@ func (s *chunkScanner) scan(b []byte) (n int, ok bool) {
 			switch {
 			case c == '\r':
 				s.state = chunkSizeLF
-			case !isValue[c] || s.count > maxTrailer:
+			case !isValue[c] || s.count > maxExtension:
 				return n, false
 			}
 		case chunkSizeLF:
@@ -94,8 +107,15 @@ func (s *chunkScanner) scan(b []byte) (n int, ok bool) {
 			case c == '\r':
 				s.state = trailerEndLF
 			case isToken[c]:
-				s.state = trailerLine
+				s.state = trailerName
 			default:
+				return n, false
+			}
+		case trailerName:
+			switch {
+			case c == ':':
+				s.state = trailerLine
+			case !isToken[c]:
 				return n, false
 			}
 		case trailerLine:

@@ -40,8 +40,8 @@
 //     closed: requests with 400, responses with 502. No response has bytes of
 //     another; one that breaks off does not look whole, but for one that ends
 //     with its connection.
-//   - Bounds. A connection has 33 KiB while it has a request, and under 2 KiB
-//     while it has none. Bodies pass through buffers, or the kernel's own; nothing
+//   - Bounds. A connection has some 50 KiB while it has a request, and under
+//     6 KiB while it has none, or 2 KiB if there are thousands. Bodies pass through buffers, or the kernel's own; nothing
 //     is held but requests of up to 16 KiB. Every wait has a limit, except that
 //     for more of a response without Content-Length, and what is upgraded: these
 //     end with the client, or with their backend.

@@ -27,10 +27,13 @@ type conn struct {
 	w    *workspace // nil while at rest
 	step func(fd uintptr) bool
 	next action
+	used bool // there was a request
 
 	// For the reaper, which interrupts what takes too long.
 	deadline atomic.Int64 // instant; 0 if there is none
 	clock    instant      // the time of late, so that it is asked for twice a request only
+	pieces   bool         // the head of the request does not come at once
+	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
@@ -208,6 +211,7 @@ func (c *conn) advance() action {
 				return handOver
 			}
 			w.compact()
+			c.pieces = true
 			return readMore
 		}
 		switch size := int64(w.req.size) + w.req.length; {
@@ -216,12 +220,18 @@ func (c *conn) advance() action {
 		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
 			return handOver // which can mirror it
 		case size > int64(len(w.buf)):
+			c.arrived()
 			return doUpload
 		case size > int64(w.n-w.r):
 			w.compact()
-			c.expect(opts.BodyTimeout)
+			c.tick()
+			if c.owed == 0 {
+				c.owed = c.clock
+			}
+			c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size))
 			return readMore
 		default:
+			c.arrived()
 			next := c.request()
 			w.r += int(size)
 			if next != readMore {
@@ -229,6 +239,14 @@ func (c *conn) advance() action {
 			}
 			c.resting.Store(true)
 		}
+	}
+}
+
+// arrived notes that a request can be served, which may have come in pieces.
+func (c *conn) arrived() {
+	if c.owed != 0 || c.pieces {
+		c.tick()
+		c.owed, c.pieces = 0, false
 	}
 }
 
@@ -260,6 +278,7 @@ func (c *conn) until(at instant) {
 func (c *conn) begin(buffered int) {
 	w := c.w
 	p := c.server.proxy
+	c.used = true
 	x := &w.x
 	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
 	stick := p.sticky()
@@ -419,6 +438,9 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 	}
 	status, text := refusal(kind, err)
 	x.refused(err)
+	if kind == TimedOut {
+		c.sock.SetDeadline(time.Time{}) // the reaper interrupts both ends
+	}
 	x.status = status
 	closing := c.closing()
 	h := append(c.w.head[:0], "HTTP/1.1 "...)

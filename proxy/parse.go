@@ -15,7 +15,7 @@ type field struct {
 
 func (f *field) val(head []byte) []byte { return head[f.value:f.end] }
 
-const maxFields = 64
+const maxFields = 100
 
 // A fieldKind tells fields that matter to a proxy from others.
 type fieldKind uint8
@@ -157,6 +157,7 @@ func parseRequest(buf []byte, h *requestHead) parsed {
 		return unusual
 	}
 	h.length = max(h.length, 0)
+	once := true
 	for i := range h.n {
 		switch f := &h.fields[i]; f.kind {
 		case hostField:
@@ -170,11 +171,14 @@ func parseRequest(buf []byte, h *requestHead) parsed {
 				return unusual
 			}
 		case connectionField:
-			if v := f.val(buf); equalFold(v, "close") {
+			if v := f.val(buf); !once {
+				return unusual
+			} else if equalFold(v, "close") {
 				h.close = true
 			} else if !equalFold(v, "keep-alive") {
 				return unusual
 			}
+			once = false
 		}
 	}
 	return complete
@@ -224,7 +228,7 @@ func parseResponse(buf []byte, h *responseHead) parsed {
 		return p
 	}
 	h.chunked, h.named = false, false
-	h.close = buf[7] == '0'
+	ends, stays := false, false
 	for i := range h.n {
 		switch f := &h.fields[i]; f.kind {
 		case codingField:
@@ -234,14 +238,17 @@ func parseResponse(buf []byte, h *responseHead) parsed {
 			h.chunked = true
 		case connectionField:
 			if v := f.val(buf); equalFold(v, "close") {
-				h.close = true
-			} else if !equalFold(v, "keep-alive") {
+				ends = true
+			} else if equalFold(v, "keep-alive") {
+				stays = true
+			} else {
 				h.named = true
-			} else if buf[7] == '0' {
-				h.close = false
+				ends = ends || hasToken(v, []byte("close"))
+				stays = stays || hasToken(v, []byte("keep-alive"))
 			}
 		}
 	}
+	h.close = ends || buf[7] == '0' && !stays
 	if h.chunked && h.length >= 0 {
 		return unusual // which of them is it?
 	}
@@ -292,12 +299,12 @@ func (h *head) parseFields(buf []byte, at int) parsed {
 		f.start, f.colon, f.value, f.end, f.next = uint16(at), uint16(at+colon), uint16(at+value), uint16(at+end), uint16(at+eol+1)
 		f.kind = kindOf(rest[:colon])
 		if f.kind != otherField {
-			if h.has(f.kind) && (f.kind == hostField || f.kind == lengthField || f.kind == connectionField) {
+			if h.has(f.kind) && (f.kind == hostField || f.kind == lengthField) {
 				return unusual
 			}
 			h.kinds |= 1 << f.kind
 			if f.kind == lengthField {
-				if h.length = parseLength(rest[value:end]); h.length < 0 {
+				if h.length = parseLength(rest[value:end]); h.length < 0 || bytes.IndexByte(rest[colon:eol], '\t') >= 0 {
 					return unusual
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -40,8 +41,11 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 		if interim++; w.res.status == http.StatusSwitchingProtocols || interim > maxInterim {
 			return n, BadResponse, fmt.Errorf("%w: status %d", errMalformed, w.res.status)
 		}
-		h, _ := w.appendResponse(w.head[:0], false, "")
+		h, same := w.appendResponse(w.head[:0], false, "")
 		w.head = h
+		if same {
+			h = w.resp[:w.res.size]
+		}
 		if _, err := c.rwc.Write(h); err != nil {
 			return n, Canceled, err
 		}
@@ -187,7 +191,7 @@ func (w *workspace) appendResponse(out []byte, closing bool, issued string) (_ [
 		drop |= 1<<lengthField | 1<<codingField
 	}
 	if res.kinds&drop == 0 && !closing && issued == "" && w.resp[7] == '1' {
-		return out, res.status >= 200
+		return out, true
 	}
 	buf := w.resp[:]
 	start := len(out)
@@ -308,14 +312,11 @@ func (c *conn) pieceDeadline(n int64) instant {
 	return now
 }
 
-// copyError tells whose fault an error between two connections is.
+// copyError tells whose fault an error is of splice, which reports those of both
+// ends alike.
 func (c *conn) copyError(bc *backendConn, err error) (ErrorKind, error) {
-	var op *net.OpError
-	if errors.As(err, &op) && (op.Op == "write" || op.Op == "writeto") || c.left.Load() {
-		return Canceled, errClientGone
-	}
-	// splice(2) reports errors of both ends alike.
-	if !bc.stale() {
+	// If there is more from the backend, it was the client that did not take it.
+	if c.left.Load() || c.clientGone() || errors.Is(err, os.ErrDeadlineExceeded) && bc.stale() {
 		return Canceled, errClientGone
 	}
 	return c.kindOf(bc, err), err

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +28,11 @@ type screened struct {
 	ready []byte // passed
 	state screenState
 	err   error
+	fresh bool // HTTP/2's preface may come
+
+	// lastWord is set once net/http has read what it refuses: what it then
+	// writes is the last.
+	lastWord atomic.Bool
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
@@ -39,12 +47,29 @@ const (
 	atHead screenState = iota
 	inBody
 	inChunks
-	open // all passes: another protocol, or what is not to be followed by a request
+	open     // all passes: another protocol, or what is not to be followed by a request
+	refusing // nothing passes any more
 )
 
-func newScreened(p *Proxy, c net.Conn, read []byte) *screened {
-	return &screened{Conn: c, proxy: p, raw: read}
+// newScreened returns a screened of which some has been read. fresh is whether
+// it may be of HTTP/2: there was no request, and no other protocol was agreed on.
+func newScreened(p *Proxy, c net.Conn, read []byte, fresh bool) *screened {
+	return &screened{Conn: c, proxy: p, raw: read, fresh: fresh}
 }
+
+// Write writes. The client gets the answer to what was refused even if it is
+// still sending: to close a connection that has not been read to its end is to
+// reset it.
+func (s *screened) Write(p []byte) (int, error) {
+	n, err := s.Conn.Write(p)
+	if err == nil && s.lastWord.Load() && s.CloseWrite() == nil {
+		readAll(s.Conn)
+	}
+	return n, err
+}
+
+// CloseWrite ends one direction before the other.
+func (s *screened) CloseWrite() error { return closeWrite(s.Conn) }
 
 // A screenedTLS lets net/http know the state of TLS.
 type screenedTLS struct {
@@ -60,6 +85,9 @@ func (s *screened) Read(p []byte) (int, error) {
 		if len(s.ready) > 0 {
 			n := copy(p, s.ready)
 			s.ready = s.ready[n:]
+			if s.state == refusing && len(s.ready) == 0 {
+				s.lastWord.Store(true)
+			}
 			return n, nil
 		}
 		if s.err != nil {
@@ -69,6 +97,8 @@ func (s *screened) Read(p []byte) (int, error) {
 			return 0, nil
 		}
 		switch s.state {
+		case refusing:
+			return 0, io.EOF
 		case open:
 			if len(s.raw) > 0 {
 				n := copy(p, s.raw)
@@ -138,11 +168,11 @@ func (s *screened) readHead() error {
 		switch {
 		case err != nil:
 			s.refused(err)
-			s.state, s.raw = open, nil
+			s.state, s.raw = refusing, nil
 			s.ready = []byte("?\r\n\r\n") // is answered with 400
 			return nil
 		case size > 0:
-			s.ready, s.raw, s.state = s.raw[:size:size], s.raw[size:], next
+			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
 			s.began, s.passed = time.Now(), 0
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
@@ -167,6 +197,9 @@ func (s *screened) refused(err error) {
 
 var errBadRequest = fmt.Errorf("bad request")
 
+// isHostHeader is what net/http accepts, more than isHost.
+var isHostHeader = charTable(func(c byte) bool { return alnum(c) || bytes.IndexByte([]byte("!$%&'()*+,-.:;=[]_~"), c) >= 0 })
+
 const preface = "PRI * HTTP/2.0\r\n\r\n"
 
 // screen looks at a request. It returns the size of its head, 0 if that is not
@@ -175,7 +208,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	bad := func(format string, args ...any) (int, screenState, error) {
 		return 0, atHead, fmt.Errorf("%w: "+format, append([]any{errBadRequest}, args...)...)
 	}
-	if bytes.HasPrefix(b, []byte("PRI ")) {
+	if s.fresh && bytes.HasPrefix(b, []byte("PRI ")) {
 		if len(b) < len(preface) && strings.HasPrefix(preface, string(b)) {
 			return 0, atHead, nil
 		}
@@ -213,6 +246,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			}
 			old = string(proto) == "HTTP/1.0"
 			connect = string(method) == "CONNECT"
+			if string(method) == "PRI" || bytes.ContainsFunc(method, func(c rune) bool { return c >= 0x80 || !isToken[c] }) {
+				return bad("its method is HTTP/2's, or none")
+			}
+			if _, err := url.ParseRequestURI(string(target)); err != nil && !connect {
+				return bad("its target is none")
+			}
 			continue
 		}
 		if len(text) == 0 {
@@ -232,6 +271,11 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		switch kindOf(name) {
 		case hostField:
 			hosts++
+			for _, c := range value {
+				if !isHostHeader[c] {
+					return bad("Host has a character that it cannot have")
+				}
+			}
 		case lengthField:
 			lengths++
 			if length = parseLength(value); length < 0 {
@@ -258,7 +302,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	case codings == 1 && old:
 		return bad("Transfer-Encoding in HTTP/1.0")
 	case upgrade || connect:
-		return size, open, nil // no request follows: see isLast
+		return size, open, nil // no request follows: see ServeHTTP
 	case codings == 1:
 		s.chunks = chunkScanner{}
 		return size, inChunks, nil
@@ -267,6 +311,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		return size, inBody, nil
 	}
 	return size, atHead, nil
+}
+
+// withoutH2C returns the protocols of an Upgrade that may be passed on.
+func withoutH2C(upgrade string) string {
+	protocols := strings.Split(upgrade, ",")
+	return strings.Join(slices.DeleteFunc(protocols, isH2C), ",")
 }
 
 // isH2C reports whether an Upgrade is to cleartext HTTP/2, which is not passed

@@ -153,6 +153,9 @@ func (c *notifyConn) Close() error {
 	return err
 }
 
+// CloseWrite ends one direction before the other.
+func (c *notifyConn) CloseWrite() error { return closeWrite(c.Conn) }
+
 // peerOf returns the address of the peer, if it is that of a host.
 func peerOf(c net.Conn) netip.Addr {
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
@@ -213,9 +216,9 @@ func (s *server) handOver(c *conn, read []byte) {
 	switch {
 	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
 	case encrypted:
-		to = screenedTLS{newScreened(s.proxy, t, read), t}
+		to = screenedTLS{newScreened(s.proxy, t, read, false), t}
 	default:
-		to = newScreened(s.proxy, sock, read)
+		to = newScreened(s.proxy, sock, read, !c.used)
 	}
 	select {
 	case s.handed.c <- to:

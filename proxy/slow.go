@@ -104,7 +104,7 @@ type requestKey struct{}
 // ServeHTTP passes a request to a backend, and its response back. It is for
 // those who have a server of their own; [Proxy.Serve] costs far less.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect {
+	if r.Method == http.MethodConnect || r.Method == "PRI" {
 		w.Header().Set("Connection", "close")
 		http.Error(w, "this is no forward proxy", http.StatusMethodNotAllowed)
 		return
@@ -113,8 +113,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		q.peer = a.Addr().Unmap()
 	}
-	up := r.Header.Get("Upgrade")
-	q.upgrade = up != "" && !isH2C(up)
+	q.upgrade = slices.ContainsFunc(r.Header["Upgrade"], func(v string) bool { return !isH2C(v) })
 	q.grpc = r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), requestKey{}, q))
 	defer cancel(nil)
@@ -197,7 +196,9 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme = "http"
 	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
-	if !q.upgrade {
+	if up := withoutH2C(h.Get("Upgrade")); q.upgrade && up != "" {
+		h.Set("Upgrade", up)
+	} else {
 		h.Del("Connection")
 		h.Del("Upgrade")
 	}
@@ -425,7 +426,7 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == nil {
 		q.refused(err)
 	}
-	if r.ProtoMajor == 1 && q.body != nil {
+	if r.ProtoMajor == 1 && (q.body != nil || q.upgrade) {
 		w.Header().Set("Connection", "close")
 	}
 	http.Error(w, text, status)

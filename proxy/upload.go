@@ -153,7 +153,7 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		buf = b[:]
 	}
 	for copied < n {
-		c.bodyDeadline(began, copied)
+		c.bodyDeadline(p.now(), began, copied)
 		var m int64
 		if splice {
 			// As much as there is: then only the backend is waited for.
@@ -181,21 +181,23 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		bc.interrupt()
 		return copied, errClientGone
 	}
-	c.expectFrom(p.now(), p.opts.ResponseTimeout)
+	now := p.now()
+	c.expectFrom(now, p.opts.ResponseTimeout)
+	c.waiting.Store(int64(now))
 	return copied, nil
 }
 
-// bodyDeadline is called by the goroutine of copyBody. It gives the client BodyTimeout for more of its body, of which it
-// has sent some, unless it has been slower than MinBodyRate.
-func (c *conn) bodyDeadline(began instant, copied int64) {
+// bodyDeadline gives the client BodyTimeout for more of its body, of which it
+// has sent some since it began, unless it has been slower than MinBodyRate.
+func (c *conn) bodyDeadline(now, began instant, sent int64) {
 	opts := &c.server.proxy.opts
 	if opts.BodyTimeout <= 0 {
-		c.expectFrom(0, 0)
+		c.expectFrom(now, 0)
 		return
 	}
-	limit := c.server.proxy.now() + instant(opts.BodyTimeout)
+	limit := now + instant(opts.BodyTimeout)
 	if opts.MinBodyRate > 0 {
-		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(copied)/float64(opts.MinBodyRate)*float64(time.Second)))
+		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(sent)/float64(opts.MinBodyRate)*float64(time.Second)))
 	}
 	c.until(limit)
 }

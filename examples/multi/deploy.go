@@ -22,6 +22,7 @@ import (
 	"github.com/weaverkit/weaverkit/envelopekit/admin"
 	"github.com/weaverkit/weaverkit/envelopekit/identity"
 	"github.com/weaverkit/weaverkit/envelopekit/placement"
+	"github.com/weaverkit/weaverkit/health"
 	"github.com/weaverkit/weaverkit/logbuffer"
 	"github.com/weaverkit/weaverkit/routing"
 )
@@ -81,13 +82,17 @@ func deploy(c config) error {
 	}
 	defer logs.Close()
 	shown := screen.printer(c.level)
+	fronts := frontends{listeners: sec.Listeners, problems: screen.logger()}
+	if fronts.prober, err = health.New(health.Options{}); err != nil {
+		return err
+	}
 	var d *envelopekit.Deployment
 	var assigner assigner
 	opts := envelopekit.Options{
 		Placement: c.placement,
 		Replicas:  c.replicas,
 		Prestart:  true,
-		Export:    exporter(sec.Listeners, screen.logger()),
+		Export:    fronts.export,
 		Members:   assigner.setMembers,
 		Log: func(e *protos.LogEntry) {
 			shown(e)
@@ -134,6 +139,7 @@ func deploy(c config) error {
 			screen.log(err.Error())
 		}
 	})
+	running.Go(func() { fronts.watch(ctx) })
 	running.Go(func() { screen.watch(ctx, d) })
 	running.Go(func() {
 		select {

@@ -1,0 +1,371 @@
+package proxy_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/proxy"
+)
+
+// An attack is bytes whose requests one reader may see where another does not.
+// The techniques are those of Watchfire (2005), of Kettle's "HTTP Desync
+// Attacks" (2019), "HTTP/2: The Sequel is Always Worse" (2021), "Browser-Powered
+// Desync Attacks" (2022), and of the "Funky Chunks" and "TE.0" series (2024,
+// 2025).
+type attack struct {
+	name string
+	raw  string
+
+	// passes are the targets of the requests that may get to a backend, in
+	// their order. Whatever comes after them must be refused, unless whole is
+	// set: then there is nothing after them, and the connection goes on.
+	passes []string
+	whole  bool
+}
+
+// preface is what a client of HTTP/2 sends first.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+const smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+
+func refused(name, raw string) attack { return attack{name: name, raw: raw} }
+
+func passed(name, raw string, targets ...string) attack {
+	return attack{name: name, raw: raw, passes: targets, whole: true}
+}
+
+// then is for what is passed on before something that is refused.
+func then(name, raw string, targets ...string) attack {
+	return attack{name: name, raw: raw, passes: targets}
+}
+
+// post is a POST to /a with more header fields, and what comes after its head.
+func post(fields, rest string) string {
+	return "POST /a HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n" + rest
+}
+
+func get(fields string) string { return "GET /a HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n" }
+
+func attacks() []attack {
+	chunked := "0\r\n\r\n" + smuggled
+	list := []attack{
+		// Both lengths.
+		refused("CL.TE", post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG"+smuggled)),
+		refused("TE.CL", post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "28\r\n"+smuggled+"\r\n0\r\n\r\n")),
+		refused("CL.TE in GET", get("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n")+chunked),
+		refused("TE with CL 0", post("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", chunked)),
+
+		// Content-Length.
+		refused("CL twice, different", post("Content-Length: 0\r\nContent-Length: 35\r\n", smuggled)),
+		refused("CL twice, same", post("Content-Length: 5\r\nContent-Length: 5\r\n", "hallo"+smuggled)),
+		refused("CL list", post("Content-Length: 5, 5\r\n", "hallo"+smuggled)),
+		refused("CL list, different", post("Content-Length: 0, 35\r\n", smuggled)),
+		refused("CL negative", post("Content-Length: -1\r\n", smuggled)),
+		refused("CL plus", post("Content-Length: +5\r\n", "hallo"+smuggled)),
+		refused("CL hex", post("Content-Length: 0x5\r\n", "hallo"+smuggled)),
+		refused("CL with underscore", post("Content-Length: 1_0\r\n", smuggled)),
+		refused("CL empty", post("Content-Length:\r\n", smuggled)),
+		refused("CL of space", post("Content-Length:  \t \r\n", smuggled)),
+		refused("CL with a space within", post("Content-Length: 3 6\r\n", smuggled)),
+		refused("CL too large", post("Content-Length: 18446744073709551616\r\n", smuggled)),
+		refused("CL too large for int64", post("Content-Length: 9223372036854775808\r\n", smuggled)),
+		refused("CL with a fraction", post("Content-Length: 0.0\r\n", smuggled)),
+		refused("CL with vertical tab", post("Content-Length: \x0b5\r\n", "hallo"+smuggled)),
+		refused("CL with form feed", post("Content-Length: 5\x0c\r\n", "hallo"+smuggled)),
+		refused("CL with no-break space", post("Content-Length: 5\u00a0\r\n", "hallo"+smuggled)),
+		refused("CL in Arabic digits", post("Content-Length: ٥\r\n", "hallo"+smuggled)),
+		passed("CL with zeros first", post("Content-Length: 0005\r\n", "hallo"+smuggled), "/a", "/smuggled"),
+		passed("CL with tabs around", post("Content-Length:\t5\t\r\n", "hallo"), "/a"),
+		passed("CL in GET", get("Content-Length: 35\r\n")+smuggled, "/a"),
+		passed("CL in HEAD", "HEAD /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhallo", "/a"),
+		passed("CL under another name", post("Content_Length: 36\r\nContent-Length: 5\r\n", "hallo"), "/a"),
+
+		// Transfer-Encoding.
+		refused("TE identity", post("Transfer-Encoding: identity\r\n", chunked)),
+		refused("TE unknown", post("Transfer-Encoding: xchunked\r\n", chunked)),
+		refused("TE gzip, chunked", post("Transfer-Encoding: gzip, chunked\r\n", chunked)),
+		refused("TE chunked, identity", post("Transfer-Encoding: chunked, identity\r\n", chunked)),
+		refused("TE chunked, chunked", post("Transfer-Encoding: chunked, chunked\r\n", chunked)),
+		refused("TE list with nothing", post("Transfer-Encoding: , chunked\r\n", chunked)),
+		refused("TE twice", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", chunked)),
+		refused("TE twice, one unknown", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n", chunked)),
+		refused("TE twice, in two cases", post("Transfer-Encoding: chunked\r\ntransfer-encoding: identity\r\n", chunked)),
+		refused("TE empty", post("Transfer-Encoding:\r\n", chunked)),
+		refused("TE quoted", post("Transfer-Encoding: \"chunked\"\r\n", chunked)),
+		refused("TE with parameter", post("Transfer-Encoding: chunked;a=b\r\n", chunked)),
+		refused("TE with vertical tab", post("Transfer-Encoding: \x0bchunked\r\n", chunked)),
+		refused("TE with form feed", post("Transfer-Encoding: chunked\x0c\r\n", chunked)),
+		refused("TE with NUL", post("Transfer-Encoding: chunked\x00\r\n", chunked)),
+		refused("TE with DEL", post("Transfer-Encoding: chunked\x7f\r\n", chunked)),
+		refused("TE with no-break space", post("Transfer-Encoding: chunked\u00a0\r\n", chunked)),
+		refused("TE with a Turkish K", post("Transfer-Encoding: chun\u212Aed\r\n", chunked)),
+		refused("TE with a space before the colon", post("Transfer-Encoding : chunked\r\n", chunked)),
+		refused("TE with a tab before the colon", post("Transfer-Encoding\t: chunked\r\n", chunked)),
+		refused("TE with a space before it", post("X: y\r\n Transfer-Encoding: chunked\r\n", chunked)),
+		refused("TE with a bare CR before it", post("X: y\rTransfer-Encoding: chunked\r\n", chunked)),
+		refused("TE with a bare LF before it", post("X: y\nTransfer-Encoding: chunked\r\n", chunked)),
+		refused("TE folded", post("Transfer-Encoding:\r\n chunked\r\n", chunked)),
+		refused("TE folded with a tab", post("Transfer-Encoding:\r\n\tchunked\r\n", chunked)),
+		refused("TE folded at its end", post("Transfer-Encoding: chunked\r\n ,identity\r\n", chunked)),
+		refused("TE in HTTP/1.0", "POST /a HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked),
+		refused("TE and CL in HTTP/1.0", "POST /a HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n"+chunked),
+		passed("TE in capitals", post("TRANSFER-ENCODING: CHUNKED\r\n", chunked), "/a", "/smuggled"),
+		passed("TE with tabs around", post("Transfer-Encoding:\tchunked\t\r\n", chunked), "/a", "/smuggled"),
+		passed("TE under another name", post("Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), "/a"),
+		passed("TE in GET", get("Transfer-Encoding: chunked\r\n")+chunked, "/a", "/smuggled"),
+
+		// Chunks. What was passed on before one of them was seen is cut.
+		refused("chunk size with 0x", post("Transfer-Encoding: chunked\r\n", "0x5\r\nhallo\r\n"+chunked)),
+		refused("chunk size negative", post("Transfer-Encoding: chunked\r\n", "-5\r\nhallo\r\n"+chunked)),
+		refused("chunk size plus", post("Transfer-Encoding: chunked\r\n", "+5\r\nhallo\r\n"+chunked)),
+		refused("chunk size empty", post("Transfer-Encoding: chunked\r\n", "\r\n"+chunked)),
+		refused("chunk size of an extension only", post("Transfer-Encoding: chunked\r\n", ";a=b\r\n"+chunked)),
+		refused("chunk size with a space before it", post("Transfer-Encoding: chunked\r\n", " 5\r\nhallo\r\n"+chunked)),
+		refused("chunk size with underscore", post("Transfer-Encoding: chunked\r\n", "0_5\r\nhallo\r\n"+chunked)),
+		refused("chunk size that overflows 64 bits", post("Transfer-Encoding: chunked\r\n", "10000000000000000\r\n"+chunked)),
+		refused("chunk size that overflows to 5", post("Transfer-Encoding: chunked\r\n", "10000000000000005\r\nhallo\r\n"+chunked)),
+		refused("chunk size of many zeros", post("Transfer-Encoding: chunked\r\n", strings.Repeat("0", 300)+"5\r\nhallo\r\n"+chunked)),
+		refused("chunk size that ends with LF", post("Transfer-Encoding: chunked\r\n", "5\nhallo\r\n"+chunked)),
+		refused("chunk size that ends with CR", post("Transfer-Encoding: chunked\r\n", "5\rhallo\r\n"+chunked)),
+		refused("chunk size that ends with CR CR LF", post("Transfer-Encoding: chunked\r\n", "5\r\r\nhallo\r\n"+chunked)),
+		refused("chunk data that ends with LF", post("Transfer-Encoding: chunked\r\n", "5\r\nhallo\n"+chunked)),
+		refused("chunk data that ends with CR", post("Transfer-Encoding: chunked\r\n", "5\r\nhallo\r"+chunked)),
+		refused("chunk data that ends with anything", post("Transfer-Encoding: chunked\r\n", "5\r\nhalloXX"+chunked)),
+		refused("chunk data that is longer", post("Transfer-Encoding: chunked\r\n", "4\r\nhallo\r\n"+chunked)),
+		refused("chunk extension with LF", post("Transfer-Encoding: chunked\r\n", "5;a\nhallo\r\n"+chunked)),
+		refused("chunk extension with CR", post("Transfer-Encoding: chunked\r\n", "5;a\rb\r\nhallo\r\n"+chunked)),
+		refused("chunk extension with NUL", post("Transfer-Encoding: chunked\r\n", "5;a=\x00\r\nhallo\r\n"+chunked)),
+		refused("chunk extension without end", post("Transfer-Encoding: chunked\r\n", "5;"+strings.Repeat("a", 70000)+"\r\nhallo\r\n"+chunked)),
+		refused("chunk 0 that ends with LF", post("Transfer-Encoding: chunked\r\n", "0\n\r\n"+smuggled)),
+		refused("end that is LF", post("Transfer-Encoding: chunked\r\n", "0\r\n\n"+smuggled)),
+		passed("chunk extension", post("Transfer-Encoding: chunked\r\n", "5;a=\"b;c\"\r\nhallo\r\n"+chunked), "/a", "/smuggled"),
+
+		// Trailers.
+		passed("trailers with lengths", post("Transfer-Encoding: chunked\r\n", "0\r\nContent-Length: 35\r\nTransfer-Encoding: x\r\n\r\n"+smuggled), "/a", "/smuggled"),
+		passed("trailer with CL, announced", post("Transfer-Encoding: chunked\r\nTrailer: X\r\n", "0\r\nX: y\r\nHost: z\r\n\r\n"+smuggled), "/a", "/smuggled"),
+		refused("Trailer that names CL", post("Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n", "0\r\nContent-Length: 35\r\n\r\n"+smuggled)),
+		refused("trailer without colon", post("Transfer-Encoding: chunked\r\n", "0\r\nabc\r\n\r\n"+smuggled)),
+		refused("trailer with LF", post("Transfer-Encoding: chunked\r\n", "0\r\na: b\nc: d\r\n\r\n"+smuggled)),
+		refused("trailer with NUL", post("Transfer-Encoding: chunked\r\n", "0\r\na: \x00\r\n\r\n"+smuggled)),
+		refused("trailer with a space before the colon", post("Transfer-Encoding: chunked\r\n", "0\r\na : b\r\n\r\n"+smuggled)),
+		refused("trailer, folded", post("Transfer-Encoding: chunked\r\n", "0\r\na: b\r\n c\r\n\r\n"+smuggled)),
+		refused("trailers without end", post("Transfer-Encoding: chunked\r\n", "0\r\n"+strings.Repeat("a: b\r\n", 20000)+"\r\n"+smuggled)),
+
+		// Lines.
+		refused("LF for CRLF", "GET /a HTTP/1.1\nHost: h\n\n"+smuggled),
+		refused("LF after the first line", "GET /a HTTP/1.1\nHost: h\r\n\r\n"+smuggled),
+		refused("LF for the empty line", "GET /a HTTP/1.1\r\nHost: h\r\n\n"+smuggled),
+		refused("CR for CRLF", "GET /a HTTP/1.1\rHost: h\r\r\n"+"\r\n"+smuggled),
+		refused("CR CR LF", "GET /a HTTP/1.1\r\nHost: h\r\r\n\r\n"+smuggled),
+		refused("CR in a value", get("X: a\rb\r\n")+smuggled),
+		refused("NUL in a value", get("X: a\x00b\r\n")+smuggled),
+		refused("NUL in a name", get("X\x00: a\r\n")+smuggled),
+		refused("BEL in a value", get("X: a\x07b\r\n")+smuggled),
+		refused("a field without colon", get("X\r\n")+smuggled),
+		refused("a field without name", get(": x\r\n")+smuggled),
+		refused("a space before the colon", get("X : y\r\n")+smuggled),
+		refused("a name in UTF-8", get("Xé: y\r\n")+smuggled),
+		refused("a name in quotes", get("\"X\": y\r\n")+smuggled),
+		refused("folded", get("X: y\r\n z\r\n")+smuggled),
+		refused("folded first", "GET /a HTTP/1.1\r\n X: y\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a line of spaces", get("   \r\n")+smuggled),
+		passed("a value in UTF-8", get("X: é\r\n"), "/a"),
+		passed("empty lines before", "\r\n\r\n"+get(""), "/a"),
+
+		// First lines.
+		refused("HTTP/0.9", "GET /a\r\n"+smuggled),
+		refused("HTTP/0.9 with version", "GET /a HTTP/0.9\r\nHost: h\r\n\r\n"+smuggled),
+		refused("HTTP/1.2", "GET /a HTTP/1.2\r\nHost: h\r\n\r\n"+smuggled),
+		refused("HTTP/2.0", "GET /a HTTP/2.0\r\nHost: h\r\n\r\n"+smuggled),
+		refused("HTTP/1.10", "GET /a HTTP/1.10\r\nHost: h\r\n\r\n"+smuggled),
+		refused("HTTP/01.1", "GET /a HTTP/01.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("http/1.1", "GET /a http/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("two spaces before the target", "GET  /a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("two spaces after the target", "GET /a  HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a tab after the method", "GET\t/a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a space after the version", "GET /a HTTP/1.1 \r\nHost: h\r\n\r\n"+smuggled),
+		refused("a space before the method", " GET /a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a space in the target", "GET /a HTTP/1.1\r\nX: /b HTTP/1.1\r\nHost: h\r\nGET /smuggled HTTP/1.1\r\n\r\n"),
+		refused("a whole request as target", "GET /a HTTP/1.1 GET /b HTTP/1.1\r\nHost: h\r\n\r\n"),
+		refused("NUL in the target", "GET /a\x00 HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a bad escape in the target", "GET /a%zz HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("no target", "GET HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a target without slash", "GET a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("no method", " /a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("a method that is no token", "G(T /a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("garbage", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+		refused("CONNECT", "CONNECT internal:22 HTTP/1.1\r\nHost: internal:22\r\n\r\n"+smuggled),
+		refused("CONNECT with a body", "CONNECT internal:22 HTTP/1.1\r\nHost: internal:22\r\nContent-Length: 5\r\n\r\nhallo"+smuggled),
+		passed("absolute form", "GET http://h/a HTTP/1.1\r\nHost: other\r\n\r\n"+smuggled, "/a", "/smuggled"),
+		passed("absolute form with another scheme", "GET gopher://h/a HTTP/1.1\r\nHost: h\r\n\r\n", "/a"),
+		passed("absolute form without host", "GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled, "/a", "/smuggled"),
+		passed("two slashes", "GET //h/a HTTP/1.1\r\nHost: h\r\n\r\n", "//h/a"),
+		passed("OPTIONS *", "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "*"),
+		passed("a method in small letters", "get /a HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled, "/a", "/smuggled"),
+
+		// Hosts.
+		refused("no Host", "GET /a HTTP/1.1\r\nX: y\r\n\r\n"+smuggled),
+		refused("two Hosts", get("Host: other\r\n")+smuggled),
+		refused("two Hosts, same", get("Host: h\r\n")+smuggled),
+		refused("two Hosts, one with a space", get("Host : other\r\n")+smuggled),
+		refused("Host folded", "GET /a HTTP/1.1\r\nHost:\r\n h\r\n\r\n"+smuggled),
+		refused("Host with a space", "GET /a HTTP/1.1\r\nHost: h x\r\n\r\n"+smuggled),
+		refused("Host with a slash", "GET /a HTTP/1.1\r\nHost: h/x\r\n\r\n"+smuggled),
+		refused("Host with an at", "GET /a HTTP/1.1\r\nHost: u@h\r\n\r\n"+smuggled),
+		refused("Host with quotes", "GET /a HTTP/1.1\r\nHost: \"h\"\r\n\r\n"+smuggled),
+
+		// Others.
+		refused("a huge head", get("X: "+strings.Repeat("y", 90<<10)+"\r\n")+smuggled),
+		refused("a huge target", "GET /"+strings.Repeat("y", 90<<10)+" HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		refused("many fields", get(strings.Repeat("X: y\r\n", 20000))+smuggled),
+		passed("a big head", get("X: "+strings.Repeat("y", 40<<10)+"\r\n")+smuggled, "/a", "/smuggled"),
+		passed("110 fields", get(strings.Repeat("X: y\r\n", 110))+smuggled, "/a", "/smuggled"),
+		then("the preface of HTTP/2, later", get("")+preface+smuggled, "/a"),
+		refused("HTTP/2's method", "PRI * HTTP/2.0\r\nHost: h\r\n\r\n"+smuggled),
+		refused("HTTP/2's method in HTTP/1.1", "PRI * HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
+		passed("pipelined", get("")+post("Content-Length: 5\r\n", "hallo")+post("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n0\r\n\r\n")+smuggled,
+			"/a", "/a", "/a", "/smuggled"),
+		then("pipelined, the second bad", get("")+get("X : y\r\n")+smuggled, "/a"),
+		then("pipelined, CL.TE", get("")+post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG")+smuggled, "/a"),
+		then("Upgrade, and more", get("Connection: Upgrade\r\nUpgrade: x\r\n")+"GET /smuggled HTTP/1.1\r\nHost: h\nX: y\r\n\r\n", "/a"),
+		then("two Upgrades, and more", get("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: x\r\n")+"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "/a"),
+		then("an empty Upgrade, and more", get("Upgrade:\r\n")+"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "/a"),
+		passed("Upgrade: h2c", get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n")+smuggled, "/a", "/smuggled"),
+		passed("Connection names Content-Length", post("Connection: Content-Length\r\nContent-Length: 5\r\n", "hallo")+smuggled, "/a", "/smuggled"),
+		passed("Connection names Transfer-Encoding", post("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n", chunked), "/a", "/smuggled"),
+		passed("Connection names Host", get("Connection: Host\r\n")+smuggled, "/a", "/smuggled"),
+		passed("Expect and a body that is there", post("Expect: 100-continue\r\nContent-Length: 5\r\n", "hallo")+smuggled, "/a", "/smuggled"),
+		refused("Expect something else", post("Expect: 200-ok\r\nContent-Length: 5\r\n", "hallo")+smuggled),
+	}
+	return list
+}
+
+// TestSmuggling sends each attack as the first of a connection, and on one that
+// net/http has, in one piece and byte by byte. Another client must get the answer
+// to its own request meanwhile and after that.
+func TestSmuggling(t *testing.T) {
+	list := attacks()
+	inParallel(len(list), func(i int) {
+		for _, slow := range []bool{false, true} {
+			for _, pieces := range []bool{false, true} {
+				if a := list[i]; !pieces || len(a.raw) <= 4096 {
+					t.Run(fmt.Sprintf("%s/slow=%v/pieces=%v", a.name, slow, pieces), func(t *testing.T) {
+						testAttack(t, a, slow, pieces)
+					})
+				}
+			}
+		}
+	})
+}
+
+func testAttack(t *testing.T, a attack, slow, pieces bool) {
+	backend := newRecorder(t)
+	f := serve(t, proxy.Options{}, backend.addr)
+	other := dial(t, f.addr)
+	otherReader := bufio.NewReader(other)
+	bystand := func() {
+		t.Helper()
+		resp := ask(t, other, otherReader, "GET /other HTTP/1.1\r\nHost: h\r\n\r\n")
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, "/other", resp.Header.Get("X-Target"))
+	}
+	bystand()
+
+	c := dial(t, f.addr)
+	br := bufio.NewReader(c)
+	if slow {
+		toSlowPath(t, c, br)
+	}
+	backend.take()
+	if pieces {
+		for i := range len(a.raw) {
+			if _, err := c.Write([]byte{a.raw[i]}); err != nil {
+				break // the proxy has refused it already
+			}
+		}
+	} else {
+		_, _ = io.WriteString(c, a.raw) // as above
+	}
+	bystand()
+
+	method, _, _ := strings.Cut(strings.TrimLeft(a.raw, "\r\n"), " ")
+
+	// What comes back is the answers to what may pass, and then a refusal.
+	for _, target := range a.passes {
+		resp, err := readFinal(br, method)
+		require.NoError(t, err)
+		require.Equal(t, 200, resp.StatusCode, "%s", resp.body)
+		require.Equal(t, target, resp.Header.Get("X-Target"))
+	}
+	if a.whole {
+		resp := ask(t, c, br, "GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		require.Equal(t, "/last", resp.Header.Get("X-Target"))
+		requireEnd(t, br)
+	} else {
+		resp, err := readFinal(br, "GET")
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF) && len(a.passes) > 0: // it was the last one
+		default:
+			require.NoError(t, err)
+			assert.GreaterOrEqual(t, resp.StatusCode, 400)
+			assert.Empty(t, resp.Header.Get("X-Target"))
+			_, err = br.ReadByte()
+			require.Error(t, err, "more comes after the refusal")
+			require.False(t, isTimeout(err), "the connection is still open")
+		}
+	}
+	bystand()
+
+	seen, _, odd := backend.take()
+	assert.Empty(t, odd)
+	var targets []string
+	for _, s := range seen {
+		if s.target != "/other" && s.target != "/last" {
+			targets = append(targets, s.target)
+		}
+		for _, name := range []string{"Upgrade", "HTTP2-Settings"} {
+			assert.NotContains(t, strings.Join(s.values(name), ","), "h2c")
+		}
+	}
+	if len(a.passes) > 0 {
+		assert.Equal(t, a.passes, targets)
+	} else {
+		assert.Empty(t, targets)
+	}
+}
+
+// readFinal reads a response that is not interim.
+func readFinal(br *bufio.Reader, method string) (response, error) {
+	for {
+		resp, err := readResponse(br, method)
+		if err != nil || resp.StatusCode >= 200 {
+			return resp, err
+		}
+	}
+}
+
+// TestPrefaceWithTLS checks that HTTP/2's preface, which is no request, does not
+// pass where HTTP/1.1 was agreed on.
+func TestPrefaceWithTLS(t *testing.T) {
+	cert, roots := certificate(t)
+	backend := newRecorder(t)
+	f := serve(t, proxy.Options{GetCertificate: cert}, backend.addr)
+	c := tls.Client(dial(t, f.addr), &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", NextProtos: []string{"http/1.1"}})
+	send(t, c, preface)
+	br := bufio.NewReader(c)
+	resp, err := readFinal(br, "GET")
+	require.NoError(t, err)
+	require.Equal(t, 400, resp.StatusCode)
+	seen, cut, odd := backend.take()
+	require.Empty(t, seen)
+	require.Zero(t, cut)
+	require.Empty(t, odd)
+}
