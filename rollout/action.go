@@ -88,5 +88,6 @@ type Outcome struct {
 
 // An Observation is what happened since the last step.
 type Observation struct {
+	Begun    []Action // calls that were begun
 	Outcomes []Outcome
 }

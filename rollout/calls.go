@@ -60,13 +60,14 @@ func (r *Runner) callLocked(a Action) {
 	ctx, cancel := context.WithTimeout(r.life, timeout)
 	c.cancel = cancel
 	r.calls[id] = c
+	r.inbox.Begun = append(r.inbox.Begun, a)
 	r.count.calls[kindIndex(a.Kind)]++
 	c.timer = time.AfterFunc(timeout+grace, func() {
 		r.mu.Lock()
 		if r.calls[id] == c {
 			r.leaveLocked(id, c)
 			r.count.hung++
-			r.inbox = append(r.inbox, Outcome{Action: a, Hung: true,
+			r.inbox.Outcomes = append(r.inbox.Outcomes, Outcome{Action: a, Hung: true,
 				Err: fmt.Sprintf("it did not return within %v", timeout)})
 		}
 		r.mu.Unlock()
@@ -86,7 +87,7 @@ func (r *Runner) callLocked(a Action) {
 				r.count.errors[kindIndex(a.Kind)]++
 			}
 		}
-		r.inbox = append(r.inbox, o)
+		r.inbox.Outcomes = append(r.inbox.Outcomes, o)
 		r.mu.Unlock()
 		r.wake()
 	}()

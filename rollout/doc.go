@@ -55,7 +55,8 @@
 // newer one begins from the stable version. If several wait, the newest of them
 // is carried out. So two versions have traffic at a time, and [Cascade], which
 // divides it, works for any number of them. A listener that only one of the
-// versions exports is all its own.
+// versions exports is all its own: a new one has all its traffic as soon as the
+// new version is ready, and one that the new version lacks ends with the old.
 //
 // An analysis has three outcomes, each with a [Rule]: go on, pause, or go back.
 // Watch is judged at every look, which its sequential test permits, so a bad

@@ -65,14 +65,19 @@ const (
 	maxReason    = 2 << 10 // bytes
 )
 
+// short bounds what others have written: all of it is stored with every change.
+func short(reason string) string {
+	if len(reason) <= maxReason {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:maxReason], "") + " ..."
+}
+
 // event records one. It does not share the array of the state that came before.
 func (m *machine) event(kind EventKind, version, reason string) {
 	s := &m.s
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "") + " ..."
-	}
 	s.EventSeq++
-	e := Event{Seq: s.EventSeq, Time: m.now, Kind: kind, Version: version, Phase: s.Phase, Reason: reason}
+	e := Event{Seq: s.EventSeq, Time: m.now, Kind: kind, Version: version, Phase: s.Phase, Reason: short(reason)}
 	if _, ok := s.step(); ok {
 		e.Step, e.Steps = s.Step+1, len(s.Plan.Steps)
 	}

@@ -37,6 +37,7 @@ type script struct {
 	now    time.Time
 	calls  []rollout.Action // wanted by the last step
 	late   []rollout.Action // left behind
+	begun  []rollout.Action
 
 	counting bool          // a bake step ran, with weights applied and a version that is ready
 	baked    time.Duration // the model's count for this step
@@ -203,6 +204,9 @@ func (s *script) outcomes() []rollout.Outcome {
 		}
 		i := s.byte() % len(*from)
 		o := rollout.Outcome{Action: (*from)[i], Late: late}
+		if !late {
+			s.begun = append(s.begun, o.Action)
+		}
 		*from = slices.Delete(slices.Clone(*from), i, i+1)
 		switch b := s.byte(); {
 		case b < 20:
@@ -233,10 +237,12 @@ func (s *script) step(outcomes []rollout.Outcome, d time.Duration) {
 	}
 	s.last = s.now
 
+	obs := rollout.Observation{Begun: s.begun, Outcomes: outcomes}
+	s.begun = nil
 	frozen, err := json.Marshal(s.state)
 	require.NoError(s.t, err)
-	next, actions := s.config.Step(s.state, rollout.Observation{Outcomes: outcomes}, s.now)
-	twice, actionsTwice := s.config.Step(s.state, rollout.Observation{Outcomes: outcomes}, s.now)
+	next, actions := s.config.Step(s.state, obs, s.now)
+	twice, actionsTwice := s.config.Step(s.state, obs, s.now)
 	require.Equal(s.t, next, twice, "Step depends on something else")
 	require.Equal(s.t, actions, actionsTwice)
 	after, err := json.Marshal(s.state)

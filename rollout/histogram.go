@@ -44,6 +44,10 @@ type Histogram struct {
 // Observe counts d.
 func (h *Histogram) Observe(d time.Duration) { h.add(bucketOf(d), 1) }
 
+// ObserveN adds n durations that are about the same: a bucket of another
+// histogram.
+func (h *Histogram) ObserveN(d time.Duration, n uint64) { h.add(bucketOf(d), n) }
+
 func (h *Histogram) add(bucket int, n uint64) {
 	if n == 0 {
 		return

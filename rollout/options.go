@@ -21,7 +21,8 @@ type Deployer interface {
 	// called for every version that is to run, so that versions that ended with
 	// the process come back. An error is tried again, unless it wraps
 	// ErrPermanent. If Stop is called while Start hangs, Stop is called once more
-	// when Start has returned.
+	// when Start has returned; and Start is not called while a call to stop the
+	// version has not returned.
 	Start(ctx context.Context, version string) error
 
 	// Ready says whether the version, as a whole, can take traffic. It is called

@@ -201,7 +201,7 @@ func (p Plan) Validate(existing ...string) error {
 		fail("it names no version: set Plan.Version")
 	}
 	if slices.Contains(existing, p.Version) {
-		fail("a version of that name runs already: versions need names of their own")
+		fail("a version of that name runs already, or is being stopped: versions need names of their own")
 	}
 	for _, l := range []struct {
 		field string
@@ -274,6 +274,11 @@ func (p Plan) validateSteps() []error {
 			}
 			if s.Kind == KindGate && s.Gate == "" {
 				fail("it names no gate")
+			}
+			for _, rule := range []Rule{s.OnFail, s.OnInconclusive} {
+				if rule < 0 || rule > ThenRollBack {
+					fail("it has rule %d, which is unknown: use ThenContinue, ThenPause or ThenRollBack", int(rule))
+				}
 			}
 			if s.Kind == KindAnalyze && s.Analysis == nil && p.Watch == nil {
 				fail("it has no analysis, and Plan.Watch is nil")

@@ -79,6 +79,7 @@ func TestPlanValidate(t *testing.T) {
 		"analysis without limit": {named(rollout.Canary(rollout.SetWeight(1), rollout.Analyze(&rollout.Analysis{}, 0))), "step 4 (analyze): it has no time limit"},
 		"analysis too early":     {named(rollout.Canary(rollout.Analyze(&rollout.Analysis{}, time.Second))), "step 3 (analyze): the version has no traffic yet"},
 		"gate without name":      {named(rollout.Canary(rollout.Gate("", time.Second))), "step 3 (gate ): it names no gate"},
+		"unknown rule":           {named(rollout.Canary(rollout.Step{Kind: rollout.KindGate, Gate: "g", For: 1, OnFail: 9})), "step 3 (gate g): it has rule 9, which is unknown"},
 		"weight after promote":   {steps(start, wait, promote, rollout.SetWeight(100), stop), "step 4 (set weight 100 %): only Bake, Pause and StopOld may follow Promote"},
 		"unknown kind":           {named(rollout.Canary(rollout.Step{Kind: "jump"})), "step 3 (jump): the kind is unknown"},
 		"linear 0":               {named(rollout.Linear(0, time.Second)), "weights are from 0 to 100 %"},

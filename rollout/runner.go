@@ -39,7 +39,7 @@ type Runner struct {
 	mu      sync.Mutex
 	started bool // Run was called
 	state   State
-	inbox   []Outcome
+	inbox   Observation
 	calls   map[string]*call // under way and wanted, by identity
 	left    map[*call]bool   // left behind
 	record  record
@@ -130,9 +130,8 @@ func (r *Runner) look() (time.Duration, error) {
 	if !r.record.loaded {
 		return r.loadLocked(now), nil
 	}
-	outcomes := r.inbox
-	r.inbox = nil
-	state, actions := r.opts.Config.Step(r.state, Observation{outcomes}, now)
+	state, actions := r.opts.Config.Step(r.state, r.inbox, now)
+	r.inbox = Observation{}
 	r.count.jumps += state.live.jumps - r.state.live.jumps
 	r.state = state
 
@@ -291,6 +290,12 @@ func (r *Runner) Abort(ctx context.Context, reason string) error {
 // Retry carries out once more the plan of a rollout that was rolled back.
 func (r *Runner) Retry(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandRetry})
+}
+
+// State returns the recorded state, as soon as it is loaded: whoever starts a
+// process looks here whether anything runs already (Stable), or is under way.
+func (r *Runner) State(ctx context.Context) (State, error) {
+	return r.until(ctx, func(State) bool { return true })
 }
 
 // Wait returns the recorded state when nothing is under way any more.

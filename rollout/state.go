@@ -106,11 +106,17 @@ type Retirement struct {
 	// Again: it was, or may have been, started after the stop that is under way
 	// had begun, so that has to be done once more.
 	Again bool `json:"again,omitempty"`
+	// Stopped: it has stopped, but a call to start it has not returned. When it
+	// has, or another Runner takes over, it is stopped once more.
+	Stopped bool `json:"stopped,omitempty"`
 	// Waited is how long the stop has taken, and GivenUp whether the rollout
 	// does not wait for it any more. It is still tried.
 	Waited  time.Duration `json:"waited,omitempty"`
 	GivenUp bool          `json:"givenUp,omitempty"`
 }
+
+// waitedFor reports whether the rollout does not end before it.
+func (r Retirement) waitedFor() bool { return !r.GivenUp && !r.Stopped }
 
 // RolloutCounters count what became of rollouts.
 type RolloutCounters struct {
@@ -146,11 +152,12 @@ type live struct {
 
 // liveVersion is what is known of a version that is to run.
 type liveVersion struct {
-	started  bool // Start has returned
-	was      bool // it has been ready since
-	ready    Readiness
-	misses   int // calls to Ready in a row that failed
-	stopping int // calls to stop it that were left behind
+	started bool // Start has returned
+	was     bool // it has been ready since
+	ready   Readiness
+	misses  int // calls to Ready in a row that failed
+	starts  int // calls to start it that have not returned
+	stops   int // calls to stop it that have not returned
 }
 
 // retry is the backoff of an action.
@@ -220,7 +227,9 @@ func (s State) exist() []string {
 		ids = append(ids, v.ID)
 	}
 	for _, r := range s.Retired {
-		ids = append(ids, r.Version.ID)
+		if !r.Stopped {
+			ids = append(ids, r.Version.ID)
+		}
 	}
 	return ids
 }
@@ -237,7 +246,7 @@ func (s State) takeOver(owner string, now time.Time) State {
 		m.s.Phase, m.s.Since = Idle, m.now
 	}
 	for i := range m.s.Retired {
-		m.s.Retired[i].Again = false
+		m.s.Retired[i].Again, m.s.Retired[i].Stopped = false, false
 	}
 	if m.s.Plan != nil {
 		m.event(TakenOver, "", "what is to run is started again if need be")
@@ -257,6 +266,12 @@ func (s State) stale() bool { return s.Weights.Revision>>32 != s.Epoch }
 // or there is none.
 func (s State) stableUp() bool {
 	return s.Stable == nil || s.live.versions[s.Stable.ID].was
+}
+
+// onItsFeet reports whether what runs can take the traffic that the state gives
+// it: the stable version is up, or not needed, as a promoted one is ready.
+func (s State) onItsFeet() bool {
+	return s.stableUp() || s.Promoted && s.Plan != nil && s.live.versions[s.Plan.Version].ready.Ready
 }
 
 // step returns the step that is carried out, if there is one.

@@ -1,62 +1,11 @@
 package rollout
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"slices"
+	"strings"
 	"time"
-)
-
-// Config holds the times of the decisions. The zero value is good for use.
-type Config struct {
-	// Interval is the time between two looks: how often Ready and Stats are
-	// called, and half of the longest time between two looks that counts.
-	// Zero means 1 s.
-	Interval time.Duration
-
-	// StopWithin is how long, beyond its drain, a version may take to stop
-	// before the rollout ends without it. It is tried further. Zero means 2
-	// minutes.
-	StopWithin time.Duration
-
-	// MaxBackoff bounds the wait after an action has failed, which begins with
-	// Interval and doubles. Zero means 30 s.
-	MaxBackoff time.Duration
-
-	// Resync is how often weights that are applied are sent again, unchanged.
-	// Zero means a minute, a negative value never.
-	Resync time.Duration
-}
-
-func (c Config) withDefaults() (Config, error) {
-	c.Interval = cmp.Or(c.Interval, time.Second)
-	c.StopWithin = cmp.Or(c.StopWithin, 2*time.Minute)
-	c.MaxBackoff = cmp.Or(c.MaxBackoff, 30*time.Second)
-	c.Resync = cmp.Or(c.Resync, time.Minute)
-	if c.Resync < 0 {
-		c.Resync = math.MaxInt64
-	}
-	var errs []error
-	for _, f := range []struct {
-		name string
-		d    time.Duration
-	}{{"Interval", c.Interval}, {"StopWithin", c.StopWithin}, {"MaxBackoff", c.MaxBackoff}} {
-		if f.d <= 0 {
-			errs = append(errs, fmt.Errorf("field Config.%s is %v: it must be positive", f.name, f.d))
-		}
-	}
-	return c, errors.Join(errs...)
-}
-
-const (
-	maxMisses  = 3  // calls to Ready that fail in a row make a version unready
-	maxWindows = 24 // kept; older evidence is forgotten
-
-	// How long a window is at most, so that a version that turns bad late is
-	// found as soon as one that was bad from the beginning.
-	windowLength = 5 * time.Minute
 )
 
 // A machine is one step under way.
@@ -80,6 +29,9 @@ func (c Config) Step(s State, obs Observation, now time.Time) (State, []Action) 
 	c, _ = c.withDefaults()
 	m := &machine{Config: c, s: s.clone(), now: now.Round(0)}
 	m.tick(now)
+	for _, a := range obs.Begun {
+		m.begun(a)
+	}
 	for _, o := range obs.Outcomes {
 		m.observe(o)
 	}
@@ -91,29 +43,6 @@ func (c Config) Step(s State, obs Observation, now time.Time) (State, []Action) 
 	}
 	m.settle()
 	return m.s, m.actions()
-}
-
-// Wake returns how long after the step that made s the next one is due.
-func (c Config) Wake(s State) time.Duration {
-	c, _ = c.withDefaults()
-	wait := c.Interval
-	soonest := func(d time.Duration) {
-		wait = min(wait, max(d, time.Millisecond))
-	}
-	for _, r := range s.live.retry {
-		if r.at > s.live.clock {
-			soonest(r.at - s.live.clock)
-		}
-	}
-	for _, at := range s.live.next {
-		if at > s.live.clock {
-			soonest(at - s.live.clock)
-		}
-	}
-	if step, ok := s.step(); ok && s.live.counting {
-		soonest(step.For - s.Held)
-	}
-	return wait
 }
 
 // tick lets time pass. All waits go by the sum of the times between two looks,
@@ -137,12 +66,15 @@ func (m *machine) tick(now time.Time) {
 	case l.counting:
 		m.s.Held += gap
 		m.s.Stalled = 0
-	case m.s.Phase == Advancing && !m.s.Final && m.s.stableUp():
+	case m.s.Phase == Advancing && !m.s.Final && m.s.onItsFeet():
 		m.s.Stalled += gap
 	}
 	if l.ripening {
 		for i := range m.s.Retired {
 			r := &m.s.Retired[i]
+			if r.Stopped {
+				continue
+			}
 			r.Waited += gap
 			if !r.GivenUp && r.Waited > r.Version.Drain+m.StopWithin {
 				r.GivenUp = true
@@ -154,214 +86,6 @@ func (m *machine) tick(now time.Time) {
 
 // changed notes a change that must be recorded.
 func (m *machine) changed() { m.s.Seq++ }
-
-// observe takes note of how a call has ended.
-func (m *machine) observe(o Outcome) {
-	s, l, a := &m.s, &m.s.live, o.Action
-	key := a.key()
-	if !o.Late {
-		if o.Err == "" {
-			delete(l.retry, key)
-		} else {
-			m.failed(key, a, o.Err)
-		}
-	}
-	v := l.versions[a.Version]
-	switch a.Kind {
-	case ActStart:
-		switch {
-		case !s.wants(a.Version):
-			if !o.Hung {
-				m.retire(m.versionOf(a.Version)) // it may run
-			}
-			return
-		case o.Err == "" && s.retired(a.Version) != nil:
-			m.retire(m.versionOf(a.Version)) // an earlier attempt is being stopped
-			return
-		case o.Err == "":
-			v.started = true
-		case o.Permanent && m.isNew(a.Version):
-			m.rollBack("it cannot be started: " + o.Err)
-			return
-		}
-	case ActReady:
-		l.next[key] = l.clock + m.Interval
-		if o.Late || !s.wants(a.Version) {
-			return
-		}
-		m.observeReady(a.Version, o)
-		return
-	case ActSetWeights:
-		switch {
-		case o.Late:
-			l.reassert = true // it may have undone what came after it
-		case a.Weights.Revision != s.Weights.Revision:
-		case o.Err != "":
-			s.Applied = 0
-		default:
-			l.next["resync"] = l.clock + min(m.Resync, math.MaxInt64-l.clock)
-			if !s.isApplied() {
-				s.Applied = s.Weights.Revision
-				l.last, l.back = nil, false
-				m.event(WeightsApplied, "", describe(s.Weights.Splits))
-			}
-		}
-	case ActStop:
-		switch {
-		case o.Hung:
-			v.stopping++
-		case o.Late && v.stopping > 0:
-			v.stopping--
-		}
-		if r := s.retired(a.Version); r != nil && o.Err == "" {
-			if r.Again {
-				r.Again = false
-			} else {
-				id := a.Version
-				s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Version.ID == id })
-				m.event(Stopped, id, "")
-			}
-			m.changed()
-		}
-		if v.stopping == 0 && !s.wants(a.Version) && s.retired(a.Version) == nil {
-			delete(l.versions, a.Version)
-			return
-		}
-	case ActStats:
-		l.next[key] = l.clock + m.Interval
-		if !o.Late && o.Err == "" && a.Revision == s.Weights.Revision && s.isApplied() {
-			m.observeTraffic(o.Traffic)
-		}
-		return
-	case ActGate:
-		l.next[a.identity()] = l.clock + m.Interval
-		if o.Late || a.Step != s.Step {
-			return
-		}
-		j := o.Judgement
-		if o.Err != "" {
-			j = Judgement{Verdict: Inconclusive, Reason: "no answer: " + o.Err}
-		}
-		l.gate, l.gateStep = &j, a.Step
-		return
-	}
-	if a.Version != "" {
-		l.versions[a.Version] = v
-	}
-}
-
-func (m *machine) failed(key string, a Action, err string) {
-	l := &m.s.live
-	r := l.retry[key]
-	r.failures++
-	wait := m.MaxBackoff
-	if r.failures < 30 {
-		wait = min(wait, m.Interval<<(r.failures-1))
-	}
-	r.at, r.err = l.clock+wait, err
-	l.retry[key] = r
-	if r.failures&(r.failures-1) == 0 { // 1, 2, 4, 8 ...
-		m.event(Problem, a.Version, fmt.Sprintf("%s failed, %d in a row: %s", a, r.failures, err))
-	}
-}
-
-func (m *machine) observeReady(id string, o Outcome) {
-	l := &m.s.live
-	v := l.versions[id]
-	was := v.ready
-	if o.Err != "" {
-		if v.misses++; v.misses < maxMisses && v.ready.Ready {
-			l.versions[id] = v
-			return // benefit of the doubt
-		}
-		v.ready = Readiness{Reason: "no answer: " + o.Err}
-	} else {
-		v.misses = 0
-		v.ready = o.Readiness
-	}
-	v.was = v.was || v.ready.Ready
-	l.versions[id] = v
-	if v.ready.Ready != was.Ready {
-		if v.ready.Ready {
-			m.event(BecameReady, id, "")
-		} else {
-			m.event(BecameUnready, id, v.ready.Reason)
-		}
-	}
-	if v.ready.Failed && m.isNew(id) {
-		m.rollBack("it has failed: " + v.ready.Reason)
-	}
-}
-
-// observeTraffic adds what was counted since the last time.
-func (m *machine) observeTraffic(traffic map[string]Traffic) {
-	s, l := &m.s, &m.s.live
-	v := s.newVersion()
-	if v == nil {
-		return
-	}
-	last := l.last
-	if last == nil || l.clock-l.windowAt > windowLength {
-		m.closeWindow()
-		l.windowAt = l.clock
-	}
-	l.last = traffic
-	if last == nil {
-		return // what was counted before the weights were applied
-	}
-	s.Window.New = s.Window.New.Add(traffic[v.ID].Since(last[v.ID]))
-	if s.Stable != nil {
-		s.Window.Old = s.Window.Old.Add(traffic[s.Stable.ID].Since(last[s.Stable.ID]))
-	}
-	m.fresh = true
-}
-
-// closeWindow ends the window of traffic under the weights that were.
-func (m *machine) closeWindow() {
-	s := &m.s
-	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
-		s.Windows = append(s.Windows, s.Window)
-		s.Windows = s.Windows[max(0, len(s.Windows)-maxWindows):]
-	}
-	s.Window = Window{}
-	s.live.last = nil
-}
-
-// watch judges what the plan watches all the time.
-func (m *machine) watch() {
-	s := &m.s
-	v := s.newVersion()
-	if !m.fresh || v == nil || s.Plan.Watch == nil || s.Promoted || s.Weights.Most(v.ID) == 0 {
-		return
-	}
-	j := s.Plan.Watch.Judge(s.Window.Old, s.Window.New, s.Windows...)
-	s.Judgement, s.JudgedBy = &j, "watch"
-	if j.Verdict == Fail {
-		m.apply(s.Plan.Watch.Rule(Fail), j)
-	}
-}
-
-// apply does what the rule says, and reports whether it says to go on.
-func (m *machine) apply(rule Rule, j Judgement) bool {
-	s := &m.s
-	if s.Phase == Paused && rule != ThenRollBack {
-		return false
-	}
-	if j.Verdict == Fail && (rule != ThenContinue || !s.live.ignored) {
-		s.Counters.Failed++
-		m.event(VerdictGiven, s.Plan.Version, fmt.Sprintf("%s; then: %s", j, rule))
-		s.live.ignored = rule == ThenContinue
-	}
-	switch rule {
-	case ThenRollBack:
-		m.rollBack(j.String())
-	case ThenPause:
-		m.pause(PausedByVerdict, j.String())
-	default:
-		return true
-	}
-	return false
-}
 
 // progress enforces the progress deadline.
 func (m *machine) progress() {
@@ -397,7 +121,7 @@ func (m *machine) desired() Weights {
 // direct makes new weights if those that are wanted have changed.
 func (m *machine) direct() {
 	s, l := &m.s, &m.s.live
-	if s.Phase == Idle || s.Phase != RollingBack && !s.stableUp() {
+	if s.Phase == Idle || s.Phase != RollingBack && !s.onItsFeet() {
 		return // after a restart nothing is sent to a version that is not up yet
 	}
 	w := m.desired()
@@ -427,7 +151,7 @@ func (m *machine) advance() bool {
 	s := &m.s
 	switch s.Phase {
 	case RollingBack:
-		if r := s.retired(s.Plan.Version); s.isApplied() && (r == nil || r.GivenUp) {
+		if r := s.retired(s.Plan.Version); s.isApplied() && (r == nil || !r.waitedFor()) {
 			s.Counters.RolledBack++
 			m.enter(RolledBack, s.Reason)
 			return true
@@ -443,7 +167,7 @@ func (m *machine) advance() bool {
 			m.enter(Succeeded, "all steps are done")
 			return true
 		}
-		if s.stableUp() && m.carryOut(s.Plan.Steps[s.Step]) {
+		if s.onItsFeet() && m.carryOut(s.Plan.Steps[s.Step]) {
 			m.nextStep()
 			return true
 		}
@@ -488,51 +212,7 @@ func (m *machine) carryOut(step Step) bool {
 			}
 			m.finalize()
 		}
-		return !slices.ContainsFunc(s.Retired, func(r Retirement) bool { return !r.GivenUp })
-	}
-	return false
-}
-
-// judge reports whether an Analyze or Gate step is done.
-func (m *machine) judge(step Step) bool {
-	s := &m.s
-	var j Judgement
-	var onFail, onInconclusive Rule
-	overdue := s.Held >= step.For
-	if step.Kind == KindGate {
-		onFail, onInconclusive = cmp.Or(step.OnFail, ThenRollBack), cmp.Or(step.OnInconclusive, ThenPause)
-		switch {
-		case s.live.gate != nil && s.live.gateStep == s.Step:
-			j = *s.live.gate
-		case !overdue:
-			return false
-		default:
-			j.Reason = "the gate has not answered"
-		}
-		s.JudgedBy = step.String()
-	} else {
-		a := step.Analysis
-		if a == nil {
-			a = s.Plan.Watch
-		}
-		if !m.fresh && !overdue {
-			return false
-		}
-		onFail, onInconclusive = a.Rule(Fail), a.Rule(Inconclusive)
-		j = a.Judge(s.Window.Old, s.Window.New, s.Windows...)
-		s.JudgedBy = string(step.Kind)
-	}
-	s.Judgement = &j
-	switch {
-	case j.Verdict == Pass:
-		m.event(VerdictGiven, s.Plan.Version, j.String())
-		return true
-	case j.Verdict == Fail:
-		return m.apply(onFail, j)
-	case overdue:
-		j.Reason = fmt.Sprintf("%s, after %v", j.Reason, step.For)
-		m.event(VerdictGiven, s.Plan.Version, fmt.Sprintf("%s; then: %s", j, onInconclusive))
-		return m.apply(onInconclusive, j)
+		return !slices.ContainsFunc(s.Retired, Retirement.waitedFor)
 	}
 	return false
 }
@@ -562,6 +242,9 @@ func (m *machine) begin(p *Plan) {
 func (m *machine) start(reason string) {
 	s := &m.s
 	s.Step, s.Promoted, s.Final = 0, false, false
+	clear(s.live.retry) // nothing that failed keeps it waiting
+	// If a call to start it still hangs, that is what is wanted now.
+	s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Stopped && r.Version.ID == s.Plan.Version })
 	m.closeWindow()
 	s.Windows, s.Judgement, s.JudgedBy = nil, nil, ""
 	m.enter(Advancing, reason)
@@ -578,6 +261,7 @@ func (m *machine) enterStep() {
 	s.Entered, s.Held, s.Stalled = m.now, 0, 0
 	s.live.counting = false
 	s.live.gate, s.live.ignored = nil, false
+	maps.DeleteFunc(s.live.next, func(id string, _ time.Duration) bool { return strings.HasPrefix(id, string(ActGate)) })
 	if step, ok := s.step(); ok && !s.Final {
 		m.event(StepBegun, s.Plan.Version, step.String())
 	}
@@ -586,7 +270,7 @@ func (m *machine) enterStep() {
 
 func (m *machine) enter(p Phase, reason string) {
 	s := &m.s
-	s.Phase, s.Since, s.Reason = p, m.now, reason
+	s.Phase, s.Since, s.Reason = p, m.now, short(reason)
 	s.PausedBy = ""
 	s.live.counting = false
 	version := ""
@@ -617,10 +301,14 @@ func (m *machine) rollBack(reason string) {
 // now on it does not count as started, even if that is wanted again.
 func (m *machine) retire(v Version) {
 	s := &m.s
-	s.live.versions[v.ID] = liveVersion{stopping: s.live.versions[v.ID].stopping}
-	if r := s.retired(v.ID); r != nil {
+	was := s.live.versions[v.ID]
+	s.live.versions[v.ID] = liveVersion{starts: was.starts, stops: was.stops}
+	switch r := s.retired(v.ID); {
+	case r != nil && r.Stopped:
+		r.Stopped = false
+	case r != nil:
 		r.Again = true
-	} else {
+	default:
 		s.Retired = append(s.Retired, Retirement{Version: v})
 	}
 	m.changed()
@@ -646,10 +334,10 @@ func (m *machine) settle() {
 	l.counting = false
 	switch step.Kind {
 	case KindBake, KindAnalyze, KindGate, KindStopOld:
-		l.counting = s.Phase == Advancing && !s.Final && s.isApplied() && s.stableUp() &&
+		l.counting = s.Phase == Advancing && !s.Final && s.isApplied() && s.onItsFeet() &&
 			l.versions[s.Plan.Version].ready.Ready
 	}
-	l.ripening = len(s.Retired) > 0 && s.isApplied()
+	l.ripening = s.isApplied()
 }
 
 // actions returns the calls that are wanted.
@@ -670,7 +358,7 @@ func (m *machine) actions() []Action {
 		lv := l.versions[v.ID]
 		switch {
 		case !lv.started:
-			if s.retired(v.ID) == nil && lv.stopping == 0 {
+			if r := s.retired(v.ID); (r == nil || r.Stopped) && lv.stops == 0 {
 				add(Action{Kind: ActStart, Version: v.ID})
 			}
 		case !lv.was || fresh != nil && v.ID == fresh.ID:
@@ -679,6 +367,9 @@ func (m *machine) actions() []Action {
 	}
 	if s.isApplied() {
 		for _, r := range s.Retired {
+			if r.Stopped {
+				continue
+			}
 			add(Action{Kind: ActStop, Version: r.Version.ID, Drain: r.Version.Drain})
 		}
 		if fresh != nil && s.Stable != nil && l.versions[fresh.ID].ready.Ready {

@@ -22,18 +22,18 @@ func (s State) obstacle() string {
 		return ""
 	}
 	switch {
-	case !s.stableUp():
+	case !s.onItsFeet():
 		sv := s.live.versions[s.Stable.ID]
 		if !sv.started {
-			return fmt.Sprintf("version %s, which is stable, must start again first%s", s.Stable.ID,
+			return fmt.Sprintf("version %s, which is stable, must start again first (or be replaced by Promote)%s", s.Stable.ID,
 				problem(Action{Kind: ActStart, Version: s.Stable.ID}))
 		}
-		return fmt.Sprintf("version %s, which is stable, must be ready again first: %s%s", s.Stable.ID,
+		return fmt.Sprintf("version %s, which is stable, must be ready again first (or be replaced by Promote): %s%s", s.Stable.ID,
 			or(sv.ready.Reason, "it has not answered yet"), problem(Action{Kind: ActReady, Version: s.Stable.ID}))
-	case !v.started && s.retired(id) != nil:
+	case !v.started && s.retired(id) != nil && !s.retired(id).Stopped:
 		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, problem(Action{Kind: ActStop, Version: id}))
-	case !v.started && v.stopping > 0:
-		return fmt.Sprintf("a call to stop version %s hangs, and could stop it if it started now", id)
+	case !v.started && v.stops > 0:
+		return fmt.Sprintf("a call to stop version %s has not returned, and could stop it if it started now", id)
 	case !v.started && !s.Final:
 		return fmt.Sprintf("version %s must start%s", id, problem(Action{Kind: ActStart, Version: id}))
 	case !v.ready.Ready && !s.Final:
@@ -78,6 +78,10 @@ func (s State) stops() string {
 	}
 	var lines []string
 	for _, r := range s.Retired {
+		if r.Stopped {
+			lines = append(lines, fmt.Sprintf("version %s has stopped, but a call to start it has not returned", r.Version.ID))
+			continue
+		}
 		line := fmt.Sprintf("version %s must stop, for which it has had %v", r.Version.ID, r.Waited.Round(time.Millisecond))
 		if f := s.live.retry[(Action{Kind: ActStop, Version: r.Version.ID}).key()]; f.failures > 0 {
 			line += fmt.Sprintf("; that failed %d times in a row: %s", f.failures, f.err)
@@ -164,7 +168,7 @@ func (s State) Schedule(now time.Time) []Planned {
 		return nil
 	}
 	var planned []Planned
-	uncertain := s.Phase == Paused || !s.stableUp()
+	uncertain := s.Phase == Paused || !s.onItsFeet()
 	at := now
 	for i := s.Step; i < len(s.Plan.Steps); i++ {
 		step := s.Plan.Steps[i]
