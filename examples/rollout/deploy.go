@@ -259,11 +259,10 @@ func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.
 	}
 	d.submitting.Lock()
 	defer d.submitting.Unlock()
-	inUse := versionsOf(d.runner.Status().State)
-	if err := plan.Validate(inUse...); err != nil {
+	if err := plan.Validate(); err != nil {
 		return err
 	}
-	if err := d.versions.add(ctx, version, app, inUse); err != nil {
+	if err := d.versions.add(ctx, version, app, versionsOf(d.runner.Status().State)); err != nil {
 		return err
 	}
 	return d.runner.Submit(ctx, plan)

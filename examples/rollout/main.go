@@ -311,7 +311,7 @@ func eventsCommand(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err = c.events(ctx, 0, *follow, func(e rollout.Event) bool {
-		fmt.Printf("%4d %s %v\n", e.Seq, e.Time.Local().Format(time.TimeOnly), e)
+		fmt.Printf("%4d %s %v\n", e.Seq, e.Time.Local().Format("15:04:05.000"), e)
 		return true
 	})
 	if ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -57,7 +58,8 @@ func openVersions(ctx context.Context, dir string, store rollout.Store, key stri
 }
 
 // add keeps the application as the given version, and forgets versions and
-// binaries that are not in use.
+// binaries that are not in use. The name of one that is in use cannot be that of
+// another.
 func (v *versions) add(ctx context.Context, name string, app *envelopekit.App, inUse []string) error {
 	binary, err := v.copy(app.Config.Binary)
 	if err != nil {
@@ -65,9 +67,15 @@ func (v *versions) add(ctx context.Context, name string, app *envelopekit.App, i
 	}
 	config := proto.CloneOf(app.Config)
 	config.Binary = binary
-	data, err := proto.Marshal(config)
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(config)
 	if err != nil {
 		return fmt.Errorf("keep the configuration of version %s: %w", name, err)
+	}
+	if slices.Contains(inUse, name) {
+		if !bytes.Equal(v.now.Load().Configs[name], data) {
+			return fmt.Errorf("version %s is there already, with another binary or configuration: choose another name", name)
+		}
+		return nil
 	}
 	if err := v.change(ctx, func(k *kept) {
 		maps.DeleteFunc(k.Configs, func(other string, _ []byte) bool { return !slices.Contains(inUse, other) })
