@@ -164,9 +164,9 @@ func deploy(c config) error {
 	running.Go(func() { d.meter.run(ctx) })
 	running.Go(func() { screen.run(ctx) })
 	running.Go(func() { d.follow(ctx, before.EventSeq, screen) })
-	if before.Plan == nil && before.Next == nil {
+	if before.Stable == nil {
 		running.Go(func() {
-			if err := d.first(ctx, app); err != nil {
+			if err := d.first(ctx, before, app); err != nil {
 				end(err)
 			}
 		})
@@ -214,18 +214,20 @@ func (d *deployment) close(signals <-chan os.Signal) bool {
 	}
 }
 
-// first rolls out the first version of all, which takes all traffic. Without
-// it there is nothing to do.
-func (d *deployment) first(ctx context.Context, app *envelopekit.App) error {
-	if err := d.roll(ctx, "v1", app, planSpec{Name: "all", Drain: d.plan.Drain}); err != nil {
-		return err
+// first rolls out the first version of all, which takes all traffic, unless
+// that is under way. Without it there is nothing to do.
+func (d *deployment) first(ctx context.Context, before rollout.State, app *envelopekit.App) error {
+	if (before.Plan == nil || before.Phase.Ended()) && before.Next == nil {
+		if err := d.roll(ctx, "v1", app, planSpec{Name: "all", Drain: d.plan.Drain}); err != nil {
+			return err
+		}
 	}
 	st, err := d.runner.Wait(ctx)
-	if err == nil && st.Stable == nil {
-		err = fmt.Errorf("version v1: %s", st.Reason)
-	}
-	if ctx.Err() != nil {
-		return nil
+	switch {
+	case ctx.Err() != nil:
+		return nil // it was stopped
+	case err == nil && st.Stable == nil:
+		return fmt.Errorf("version %s: %s", st.Plan.Version, st.Reason)
 	}
 	return err
 }
@@ -314,7 +316,7 @@ func (d *deployment) follow(ctx context.Context, after uint64, screen *screen) {
 	defer loading.Wait()
 	for e := range d.runner.Events(ctx, after) {
 		screen.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
-		if serving || e.Kind != rollout.WeightsApplied {
+		if serving || e.Kind != rollout.WeightsApplied || d.runner.Status().State.Stable == nil {
 			continue
 		}
 		serving = true

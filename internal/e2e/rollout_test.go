@@ -51,16 +51,16 @@ func (h *home) rollingDeploy(t *testing.T, program string) *rolling {
 	t.Helper()
 	r := &rolling{state: filepath.Join(h.dir, "state")}
 	r.deployer = h.start(t, program, "deploy", "-state", r.state, h.shopVersion(t, "v1", 0))
-	r.address = r.listening(t)
+	r.address = r.listening(t, "shop")
 	eventually(t, "v1 is rolled out", func() bool { return r.status(t).State.Phase == rollout.Succeeded })
 	return r
 }
 
 // listening waits until the deployer says where the listener is.
-func (d *deployer) listening(t *testing.T) string {
+func (d *deployer) listening(t *testing.T, listener string) string {
 	t.Helper()
-	line := regexp.MustCompile(`(?m)^listener shop (http://\S+)$`)
-	d.says(t, &d.out, "listener shop")
+	line := regexp.MustCompile(`(?m)^listener ` + listener + ` (http://\S+)$`)
+	d.says(t, &d.out, "listener "+listener)
 	eventually(t, "the deployer says where the listener is", func() bool { return line.MatchString(d.out.String()) })
 	return line.FindStringSubmatch(d.out.String())[1]
 }
@@ -454,7 +454,7 @@ func TestRolloutSurvivesItsDeployer(t *testing.T) {
 
 	address := r.address
 	r.deployer = h.start(t, program(t, "rollout-raced"), "deploy", "-state", r.state, h.shopVersion(t, "v1", 0))
-	if r.address = r.listening(t); r.address != address {
+	if r.address = r.listening(t, "shop"); r.address != address {
 		t.Errorf("the listener was at %s, and is at %s", address, r.address)
 	}
 	l = r.load(t, 50)
@@ -613,6 +613,49 @@ func TestRolloutIsSuperseded(t *testing.T) {
 		t.Errorf("v2 was stopped at %v, v3 had traffic at %v: %v", stopped, begun, events)
 	}
 	r.stops(t)
+}
+
+// TestRolloutOfMisfits runs an application that ends, which is started again,
+// and rolls out versions that do not work.
+func TestRolloutOfMisfits(t *testing.T) {
+	full(t)
+	t.Parallel()
+	h := newHome(t)
+	r := &rolling{state: filepath.Join(h.dir, "state")}
+	r.deployer = h.start(t, program(t, "rollout"), "deploy", "-state", r.state, h.misfit(t, ""))
+	r.address = r.listening(t, "misfit")
+	first := get(t, r.address)
+	if got := get(t, r.address+"/end"); got != "" {
+		t.Errorf("it answers %q", got)
+	}
+	eventually(t, "its processes are others", func() bool { return get(t, r.address) != first })
+	r.says(t, &r.err, "version v1 has ended, and is started again")
+
+	for _, tt := range []struct{ way, why string }{
+		{"exit at start", "no database at db:5432"},
+		{"fail init", "no licence for a helper"},
+		{"end main", "its main function has returned"},
+	} {
+		version := strings.ReplaceAll(tt.way, " ", "-")
+		out, status := r.command(t, "submit", "-wait", version, h.misfit(t, tt.way))
+		if status != 1 || !strings.Contains(out, "version "+version+" was rolled back: ") || !strings.Contains(out, tt.why) {
+			t.Errorf("%s: exit status %d: %s", tt.way, status, out)
+		}
+	}
+	r.does(t, "submit", "v2", h.misfit(t, "block init"))
+	eventually(t, "why says what it waits for", func() bool { return strings.Contains(r.does(t, "why"), "the Init method of") })
+	r.does(t, "abort")
+	r.reaches(t, "v2", rollout.RolledBack)
+	r.does(t, "submit", "-plan", "all", "-wait", "v2", h.misfit(t, ""))
+	get(t, r.address)
+	r.stops(t)
+
+	r = &rolling{state: filepath.Join(h.dir, "state2")}
+	r.deployer = h.start(t, program(t, "rollout"), "deploy", "-state", r.state, h.misfit(t, "exit at start"))
+	r.ends(t, 1)
+	if text := r.err.String(); !strings.Contains(text, "no database at db:5432") {
+		t.Errorf("it does not say why:\n%s", text)
+	}
 }
 
 // TestRolloutTerminal presses keys.
