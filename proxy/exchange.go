@@ -25,6 +25,7 @@ type exchange struct {
 	received int64 // bytes of the body of the response
 	last     string
 	lastErr  error
+	lastKind ErrorKind
 	issued   string // the value of a cookie that the client is to get
 	trace    trace
 }
@@ -51,7 +52,7 @@ func (x *exchange) finish() { x.leave(NoError) }
 
 // lose ends the attempt without a whole response.
 func (x *exchange) lose(now instant, kind ErrorKind, err error) {
-	x.lastErr = err
+	x.lastErr, x.lastKind = err, kind
 	if x.answered {
 		x.b.errors[kind].Add(1)
 	} else {
@@ -85,10 +86,14 @@ func (x *exchange) refused(err error) {
 }
 
 // refusal returns how to answer a request that cannot be served.
-func refusal(kind ErrorKind, err error) (status int, text string) {
+func (x *exchange) refusal(kind ErrorKind, err error) (status int, text string) {
+	if errors.Is(err, errNoBackend) {
+		if x.lastErr == nil {
+			return http.StatusServiceUnavailable, "no backend is available"
+		}
+		kind = x.lastKind // there is none beyond those that were tried
+	}
 	switch {
-	case errors.Is(err, errNoBackend):
-		return http.StatusServiceUnavailable, "no backend is available"
 	case kind == TimedOut:
 		return http.StatusGatewayTimeout, "the backend did not answer in time"
 	case kind == DialFailed:

@@ -38,6 +38,8 @@ type conn struct {
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool // between requests
+	splicing atomic.Bool // a body to the client, of the backend's connection
+	stall    stall       // of the reaper alone
 	left     atomic.Bool // the client was seen to be gone
 
 	slot int // in server.conns
@@ -436,7 +438,7 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 	if c.server.ctx.Err() != nil {
 		return hangUp
 	}
-	status, text := refusal(kind, err)
+	status, text := x.refusal(kind, err)
 	x.refused(err)
 	if kind == TimedOut {
 		c.sock.SetDeadline(time.Time{}) // the reaper interrupts both ends

@@ -44,6 +44,12 @@ type front struct {
 // a certificate.
 func serve(t testing.TB, opts proxy.Options, backends ...string) *front {
 	t.Helper()
+	return serveOn(t, "127.0.0.1:0", opts, backends...)
+}
+
+// serveOn is serve at an address. The test is skipped if there is none such.
+func serveOn(t testing.TB, addr string, opts proxy.Options, backends ...string) *front {
+	t.Helper()
 	log := &logLines{}
 	if opts.ErrorLog == nil {
 		opts.ErrorLog = slog.New(slog.NewTextHandler(log, nil))
@@ -51,7 +57,10 @@ func serve(t testing.TB, opts proxy.Options, backends ...string) *front {
 	p, err := proxy.New(opts)
 	require.NoError(t, err)
 	p.SetBackends(backends)
-	l := listen(t)
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Skipf("cannot listen: %v", err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() {
@@ -87,6 +96,12 @@ func (f *front) only(t testing.TB) proxy.BackendStatus {
 	}
 	require.Fail(t, "no pool")
 	return proxy.BackendStatus{}
+}
+
+func contextWithCancel(t testing.TB) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	return ctx, cancel
 }
 
 func listen(t testing.TB) net.Listener {

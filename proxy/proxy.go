@@ -157,6 +157,7 @@ func (p *Proxy) Close() {
 	p.mirrors.running.Wait()
 	p.slow.http1.CloseIdleConnections()
 	p.slow.h2c.CloseIdleConnections()
+	p.slow.grpc.CloseIdleConnections()
 }
 
 // cookie returns the Set-Cookie field that issues a key.

@@ -10,8 +10,8 @@ import (
 // there is.
 func awaitReadable(raw syscall.RawConn) (n int64, err error) {
 	rerr := raw.Read(func(fd uintptr) bool {
-		var avail int32
-		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&avail))); e != 0 {
+		avail, e := queued(fd, syscall.TIOCINQ)
+		if e != nil {
 			err = e
 			return true
 		}
@@ -36,6 +36,43 @@ func peekFD(fd uintptr) (int, error) {
 		return 0, errno
 	}
 	return int(n), nil
+}
+
+// queued returns the length of a queue of a socket.
+func queued(fd uintptr, which uintptr) (int, error) {
+	var n int32
+	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, fd, which, uintptr(unsafe.Pointer(&n))); e != 0 {
+		return 0, e
+	}
+	return int(n), nil
+}
+
+// unsent returns how much the peer has not taken, or 0.
+func unsent(raw syscall.RawConn) int { return queuedOf(raw, syscall.TIOCOUTQ) }
+
+// unread returns how much of the peer's has not been read, or 0.
+func unread(raw syscall.RawConn) int { return queuedOf(raw, syscall.TIOCINQ) }
+
+func queuedOf(raw syscall.RawConn, which uintptr) (n int) {
+	_ = raw.Control(func(fd uintptr) { n, _ = queued(fd, which) })
+	return n
+}
+
+// hungUpFD reports whether the peer has closed the connection, whatever it sent
+// before.
+func hungUpFD(fd uintptr) bool {
+	const (
+		pollErr   = 0x8
+		pollHup   = 0x10
+		pollRDHup = 0x2000
+	)
+	p := struct {
+		fd              int32
+		events, happens int16
+	}{fd: int32(fd), events: pollRDHup}
+	var now syscall.Timespec
+	n, _, _ := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n == 1 && p.happens&(pollErr|pollHup|pollRDHup) != 0
 }
 
 // canSplice reports whether the kernel can pass bytes from one connection to

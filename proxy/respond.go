@@ -274,9 +274,11 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 	x := &c.w.x
 	_, fromTCP := bc.conn.(*net.TCPConn)
 	to, toTCP := c.rwc.(*net.TCPConn)
-	if !fromTCP || !toTCP || n < spliceFrom {
+	if !canSplice || !fromTCP || !toTCP || n < spliceFrom {
 		return c.copyBuffered(bc, n)
 	}
+	c.splicing.Store(true)
+	defer c.splicing.Store(false)
 	src := io.LimitedReader{R: bc.conn}
 	for piece := int64(firstPiece); n > 0; {
 		src.N = min(piece, n)
@@ -301,6 +303,7 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 
 // pieceDeadline gives time for one piece of a body: for each buffer of it as
 // much as for one that is written alone, but not less than a backend may take.
+// A client that takes nothing at all is found out before: see stuck.
 func (c *conn) pieceDeadline(n int64) instant {
 	now := c.server.proxy.now()
 	d := c.server.proxy.opts.BodyTimeout

@@ -18,8 +18,8 @@ import (
 // some that others read differently, such as both Content-Length and
 // Transfer-Encoding. In place of others it reads one that net/http refuses.
 //
-// It also gives the client of a body a time limit, which net/http would give to
-// all of it or none.
+// It also gives the client of a body a time limit, and one that takes a response,
+// which net/http would give to all of it or none.
 type screened struct {
 	net.Conn
 	proxy *Proxy
@@ -33,6 +33,8 @@ type screened struct {
 	// lastWord is set once net/http has read what it refuses: what it then
 	// writes is the last.
 	lastWord atomic.Bool
+
+	unlimited atomic.Bool // writing may take its time: HTTP/2, or an upgrade
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
@@ -61,11 +63,20 @@ func newScreened(p *Proxy, c net.Conn, read []byte, fresh bool) *screened {
 // still sending: to close a connection that has not been read to its end is to
 // reset it.
 func (s *screened) Write(p []byte) (int, error) {
+	if d := s.proxy.opts.BodyTimeout; d > 0 && !s.unlimited.Load() {
+		s.Conn.SetWriteDeadline(time.Now().Add(d)) // each is of a buffer at most
+	}
 	n, err := s.Conn.Write(p)
 	if err == nil && s.lastWord.Load() && s.CloseWrite() == nil {
 		readAll(s.Conn)
 	}
 	return n, err
+}
+
+// unlimit is called when the client may take its time.
+func (s *screened) unlimit() {
+	s.unlimited.Store(true)
+	s.Conn.SetWriteDeadline(time.Time{})
 }
 
 // CloseWrite ends one direction before the other.
@@ -213,6 +224,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
+			s.unlimit()
 			return len(preface), open, nil
 		}
 	}
@@ -315,8 +327,8 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 
 // withoutH2C returns the protocols of an Upgrade that may be passed on.
 func withoutH2C(upgrade string) string {
-	protocols := strings.Split(upgrade, ",")
-	return strings.Join(slices.DeleteFunc(protocols, isH2C), ",")
+	protocols := slices.DeleteFunc(strings.Split(upgrade, ","), isH2C)
+	return strings.TrimSpace(strings.Join(protocols, ","))
 }
 
 // isH2C reports whether an Upgrade is to cleartext HTTP/2, which is not passed

@@ -327,6 +327,8 @@ func (s *server) reap(stop <-chan struct{}) {
 			if c.clientGone() {
 				c.left.Store(true)
 				c.interrupt()
+			} else if c.stuck(instant(now)) {
+				c.interrupt()
 			}
 		}
 		s.proxy.closeIdle(instant(now))
@@ -335,10 +337,39 @@ func (s *server) reap(stop <-chan struct{}) {
 
 // clientGone reports whether the client has closed the connection.
 func (c *conn) clientGone() (gone bool) {
-	if c.raw != nil {
-		_ = c.raw.Control(func(fd uintptr) { gone = closedFD(fd) })
+	raw := c.raw
+	if n, ok := c.sock.(*notifyConn); ok {
+		raw = rawConn(n.Conn) // below TLS
+	}
+	if raw != nil {
+		_ = raw.Control(func(fd uintptr) { gone = hungUpFD(fd) })
 	}
 	return gone
+}
+
+// A stall is what was seen of a body that is spliced.
+type stall struct {
+	piece   int64 // when it was begun
+	out, in int   // what the client has not taken, and what is to follow
+	since   instant
+}
+
+// stuck reports whether the client has taken nothing of what is spliced to it
+// for too long. Nobody is told how splicing goes before it ends, but when both
+// queues stay as they are it does not go on.
+func (c *conn) stuck(now instant) bool {
+	limit := c.server.proxy.opts.BodyTimeout
+	bc := c.backend.Load()
+	if limit <= 0 || bc == nil || !c.splicing.Load() {
+		return false
+	}
+	s := stall{piece: c.waiting.Load(), out: unsent(c.raw), in: unread(bc.raw)}
+	if s.out == 0 || s.piece != c.stall.piece || s.out != c.stall.out || s.in != c.stall.in {
+		s.since = now
+		c.stall = s
+		return false
+	}
+	return now-c.stall.since > instant(limit)
 }
 
 // closeIdle closes connections to backends that have been idle for too long.

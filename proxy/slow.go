@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -26,6 +28,7 @@ type slowPath struct {
 	reverse httputil.ReverseProxy
 	http1   http.Transport
 	h2c     http.Transport
+	grpc    http.Transport // h2c without a limit for the response to begin
 	quiet   *log.Logger
 }
 
@@ -43,16 +46,19 @@ func (s *slowPath) init(p *Proxy) {
 		Protocols:              new(http.Protocols),
 	}
 	s.http1.Protocols.SetHTTP1(true)
-	s.h2c = http.Transport{
-		DialContext:            s.dial,
-		IdleConnTimeout:        p.opts.BackendIdleTimeout,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 64 << 10,
-		Protocols:              new(http.Protocols),
-		// A backend that is dead without a word is found out.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+	for _, t := range []*http.Transport{&s.h2c, &s.grpc} {
+		*t = http.Transport{
+			DialContext:            s.dial,
+			IdleConnTimeout:        p.opts.BackendIdleTimeout,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 64 << 10,
+			Protocols:              new(http.Protocols),
+			// A backend that is dead without a word is found out.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+		}
+		t.Protocols.SetUnencryptedHTTP2(true)
 	}
-	s.h2c.Protocols.SetUnencryptedHTTP2(true)
+	s.h2c.ResponseHeaderTimeout = max(p.opts.ResponseTimeout, 0)
 	s.reverse = httputil.ReverseProxy{
 		Rewrite:        s.rewrite,
 		Transport:      s,
@@ -96,6 +102,7 @@ type request struct {
 	peer    netip.Addr
 	mirror  *mirror      // nil if it is not to be mirrored
 	body    *requestBody // nil if there is none
+	tracked *trackedBody // that of the response; nil until there is one
 	timeout *time.Timer  // nil if there is none
 }
 
@@ -144,6 +151,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	recorder := &statusWriter{ResponseWriter: w}
 	defer func() {
+		if q.tracked != nil {
+			q.tracked.end() // that of an upgrade is closed by somebody else, later
+		}
 		if q.b != nil { // the reverse proxy panicked with http.ErrAbortHandler, or forgot
 			q.lose(p.now(), Canceled, errClientGone)
 		}
@@ -155,7 +165,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.slow.reverse.ServeHTTP(recorder, out)
 }
 
-var errTimeout = errors.New("the request took too long")
+var (
+	errTimeout = errors.New("the request took too long")
+	errSilent  = errors.New("the body of the response ceased: timed out")
+)
 
 // route chooses the pool of a request.
 func (s *slowPath) route(q *request, r *http.Request) {
@@ -196,6 +209,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme = "http"
 	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	r.Out.Trailer = r.In.Trailer // filled when the body has been read; a copy is not
 	if up := withoutH2C(h.Get("Upgrade")); q.upgrade && up != "" {
 		h.Set("Upgrade", up)
 	} else {
@@ -240,7 +254,10 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := req.Context().Value(requestKey{}).(*request)
 	transport := &s.http1
-	if q.grpc && s.proxy.opts.Backends == Auto || s.proxy.opts.Backends == H2C && !q.upgrade {
+	switch speaks := s.proxy.opts.Backends; {
+	case q.grpc && speaks != HTTP1:
+		transport = &s.grpc
+	case speaks == H2C && !q.upgrade:
 		transport = &s.h2c
 	}
 	if q.mirror != nil {
@@ -263,9 +280,12 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		resp, err := transport.RoundTrip(out)
 		if err == nil {
-			q.answer(s.proxy.now(), resp.StatusCode)
-			resp.Body = q.track(resp, func() { stop(); cancel(nil) })
-			return resp, nil
+			if err = check(resp, out); err == nil {
+				q.answer(s.proxy.now(), resp.StatusCode)
+				resp.Body = q.track(resp, req.Context(), ctx, func(cause error) { stop(); cancel(cause) })
+				return resp, nil
+			}
+			resp.Body.Close()
 		}
 		stop()
 		kind := q.kindOf(req.Context(), ctx, err)
@@ -293,6 +313,17 @@ func isIdempotent(method string) bool {
 	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}, method)
 }
 
+// check looks at the head of a response for what net/http lets pass.
+func check(resp *http.Response, req *http.Request) error {
+	switch up := req.Header.Get("Upgrade"); {
+	case resp.ProtoMajor != 1 && resp.ProtoMajor != 2, resp.StatusCode < 100, resp.StatusCode > 599:
+		return fmt.Errorf("%w: %s %s", errMalformed, resp.Proto, resp.Status)
+	case resp.StatusCode == http.StatusSwitchingProtocols && (up == "" || !strings.EqualFold(up, resp.Header.Get("Upgrade"))):
+		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, resp.Header.Get("Upgrade"), up)
+	}
+	return nil
+}
+
 // kindOf says what an error of a transport means. client is the request's
 // context, ctx the attempt's.
 func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
@@ -307,19 +338,45 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 		return TimedOut
 	case client.Err() != nil:
 		return Canceled
+	case errors.Is(context.Cause(ctx), errSilent):
+		return TimedOut
 	case ctx.Err() != nil:
 		return Broken // its time to drain is over
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return TimedOut
-	case strings.Contains(err.Error(), "malformed"), strings.Contains(err.Error(), "invalid"), strings.Contains(err.Error(), "exceeded"):
-		return BadResponse // net/http has no errors to tell them by
+	case isBadResponse(err):
+		return BadResponse
 	}
 	return Broken
 }
 
-// track ends the attempt when the body has been read or closed.
-func (q *request) track(resp *http.Response, cancel func()) io.ReadCloser {
-	t := &trackedBody{ReadCloser: resp.Body, q: q, cancel: cancel}
+// isBadResponse reports whether a transport could not read a response, or its
+// body, for what it says. net/http has no errors to tell that by.
+func isBadResponse(err error) bool {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, errMalformed):
+		return true
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
+		return false
+	}
+	for _, word := range []string{"malformed", "invalid", "exceeded", "too many 1xx", "Content-Length", "unsupported transfer", "chunk"} {
+		if strings.Contains(err.Error(), word) {
+			return true
+		}
+	}
+	return false
+}
+
+// track ends the attempt, whose context is ctx, when the body has been read or
+// closed. client is the context of the request.
+func (q *request) track(resp *http.Response, client, ctx context.Context, cancel func(error)) io.ReadCloser {
+	t := &trackedBody{ReadCloser: resp.Body, q: q, client: client, ctx: ctx, cancel: cancel}
+	q.tracked = t
+	if d := q.p.opts.ResponseTimeout; d > 0 && resp.ContentLength > 0 {
+		t.limit = d
+		t.silent = time.AfterFunc(d, func() { cancel(errSilent) })
+	}
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
 		return t
@@ -336,17 +393,30 @@ func (q *request) track(resp *http.Response, cancel func()) io.ReadCloser {
 type trackedBody struct {
 	io.ReadCloser
 	q        *request
-	cancel   func()
+	client   context.Context // of the request
+	ctx      context.Context // of the attempt
+	cancel   func(error)
 	stop     func() bool
+	limit    time.Duration // for more of the body
+	silent   *time.Timer   // ends the attempt after limit; nil if there is none
 	received atomic.Int64
 	failed   atomic.Pointer[error]
+	whole    atomic.Bool // all of it was read
 	once     sync.Once
 }
 
 func (t *trackedBody) Read(p []byte) (int, error) {
+	if t.silent != nil {
+		t.silent.Reset(t.limit)
+	}
 	n, err := t.ReadCloser.Read(p)
+	if t.silent != nil {
+		t.silent.Stop() // the client may take its time
+	}
 	t.received.Add(int64(n))
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		t.whole.Store(true)
+	} else if err != nil {
 		t.failed.Store(&err)
 	}
 	return n, err
@@ -354,23 +424,33 @@ func (t *trackedBody) Read(p []byte) (int, error) {
 
 func (t *trackedBody) Close() error {
 	err := t.ReadCloser.Close()
+	t.end()
+	return err
+}
+
+// end ends the attempt.
+func (t *trackedBody) end() {
 	t.once.Do(func() {
 		t.q.received = t.received.Load()
 		if t.stop != nil {
 			t.stop()
 		}
 		if failed := t.failed.Load(); failed != nil && !t.q.upgraded {
-			kind := Broken
-			if errors.Is(*failed, context.Canceled) {
-				kind = Canceled
+			err, kind := *failed, t.q.kindOf(t.client, t.ctx, *failed)
+			if cause := context.Cause(t.ctx); cause != nil {
+				err = cause
 			}
-			t.q.lose(t.q.p.now(), kind, *failed)
+			t.q.lose(t.q.p.now(), kind, err)
+		} else if !t.whole.Load() && !t.q.upgraded {
+			t.q.lose(t.q.p.now(), Canceled, errClientGone)
 		} else {
 			t.q.finish()
 		}
-		t.cancel()
+		if t.silent != nil {
+			t.silent.Stop()
+		}
+		t.cancel(nil)
 	})
-	return err
 }
 
 // An upgradedBody is that of a response that switches protocols.
@@ -410,7 +490,7 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &be) {
 		kind = be.kind
 	}
-	status, text := refusal(kind, err)
+	status, text := q.refusal(kind, err)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.Is(context.Cause(r.Context()), errTimeout):
@@ -522,6 +602,35 @@ func (w *statusWriter) WriteHeader(status int) {
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
+
+// Hijack takes the connection over. What the client has sent already, and
+// net/http has read, comes first.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if s, ok := conn.(interface{ unlimit() }); ok {
+		s.unlimit()
+	}
+	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
+}
+
+// A hijackedConn is a connection of which some has been read.
+type hijackedConn struct {
+	net.Conn
+	early *bufio.Reader
+}
+
+func (c *hijackedConn) Read(p []byte) (int, error) {
+	if c.early.Buffered() > 0 {
+		return c.early.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite ends one direction before the other.
+func (c *hijackedConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
