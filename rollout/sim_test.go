@@ -170,7 +170,10 @@ func (w *world) play(t *testing.T, plans []rollout.Plan) {
 		} else if !calm && w.people.Float64() < w.busy {
 			w.command(r, []string{"Pause", "Resume", "Promote", "Abort", "Retry"}[w.people.IntN(5)], rollout.Plan{})
 		}
-		if calm && submitted == len(plans) && s.State.Phase.Ended() && s.State.Next == nil && !s.Unrecorded &&
+		w.mu.Lock()
+		alive := w.alive
+		w.mu.Unlock()
+		if alive && calm && submitted == len(plans) && s.State.Phase.Ended() && s.State.Next == nil && !s.Unrecorded &&
 			len(s.State.Retired) == 0 && len(s.Calls) == 0 && s.State.Applied == s.State.Weights.Revision {
 			break
 		}
