@@ -289,7 +289,7 @@ func (c *conn) begin(buffered int) {
 		x.issued = newKey()
 		sticky = []byte(x.issued)
 	}
-	x.route.pool = p.choose(sticky, c.key(p.opts.Override))
+	p.choose(&x.route, sticky, c.key(p.opts.Override))
 	if p.opts.Balance == Hash {
 		if key := c.key(p.opts.HashBy); key != nil {
 			x.route.key, x.route.hashed = hashKey(0, key), true

@@ -111,7 +111,8 @@ func (p *Proxy) SetBackends(addresses []string) { p.Pool(DefaultPool).SetBackend
 
 // SetSplit says which share of the traffic each pool gets, newest first; shares
 // must sum to 10,000. It takes effect for requests that come after it has
-// returned.
+// returned, and for those that wait for a backend, or are to be tried on another
+// one, of a pool that has no share any more.
 //
 // Without Options.Sticky each request is decided by itself, and exactly: among
 // any number of requests in a row, the count of each of two pools is its share,
@@ -171,6 +172,9 @@ var errNoBackend = errors.New("no backend")
 // A route is the way of one request to its backend.
 type route struct {
 	pool   *Pool
+	split  *split // that chose the pool; nil if something else did
+	client uint64 // the hash of the sticky key
+	sticky bool   // there is one
 	key    uint64 // for Hash
 	hashed bool
 	tried  []*backend
@@ -178,19 +182,37 @@ type route struct {
 	held   instant // until when it may wait for a backend; 0 if it did not wait yet
 }
 
-// choose returns the pool of a request that has a sticky key, if not nil, and
+// choose chooses the pool of a request that has a sticky key, if not nil, and
 // asks for the pool of a name, if not nil.
-func (p *Proxy) choose(key, override []byte) *Pool {
+func (p *Proxy) choose(r *route, key, override []byte) {
 	if override != nil {
 		if pool := (*p.pools.Load())[string(override)]; pool != nil {
-			return pool
+			r.pool = pool
+			return
 		}
 	}
-	s := p.split.Load()
-	if key != nil {
-		return s.sticky(hashKey(0, key))
+	if r.sticky = key != nil; r.sticky {
+		r.client = hashKey(0, key)
 	}
-	return s.at(p.turn.Add(1) - 1)
+	p.chooseBy(r, p.split.Load())
+}
+
+func (p *Proxy) chooseBy(r *route, s *split) {
+	r.split = s
+	if r.sticky {
+		r.pool = s.sticky(r.client)
+	} else {
+		r.pool = s.at(p.turn.Add(1) - 1)
+	}
+}
+
+// follow chooses anew for a request that has no backend yet, or not any more, if
+// its pool has lost its share meanwhile.
+func (p *Proxy) follow(r *route) {
+	if s := p.split.Load(); r.split != nil && r.split != s && !s.has(r.pool) {
+		p.chooseBy(r, s)
+		r.tried = r.tried[:0]
+	}
 }
 
 // next reserves a backend for the request, and waits for one if there is none
@@ -199,6 +221,7 @@ func (p *Proxy) choose(key, override []byte) *Pool {
 func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
 	var change <-chan struct{}
 	for {
+		p.follow(r)
 		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
 			b.requests.Add(1)
 			if r.sent+len(r.tried) > 0 {

@@ -186,7 +186,7 @@ func (s *slowPath) route(q *request, r *http.Request) {
 		q.issued = newKey()
 		sticky = []byte(q.issued)
 	}
-	q.exchange.route.pool = s.proxy.choose(sticky, value(opts.Override))
+	s.proxy.choose(&q.exchange.route, sticky, value(opts.Override))
 	if opts.Balance == Hash {
 		if key := value(opts.HashBy); key != nil {
 			q.exchange.route.key, q.exchange.route.hashed = hashKey(0, key), true

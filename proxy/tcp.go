@@ -88,7 +88,7 @@ func (t *tcpServer) route(x *exchange, peer netip.Addr) {
 	if p.sticky().kind == clientAddr {
 		sticky = address
 	}
-	x.route.pool = p.choose(sticky, nil)
+	p.choose(&x.route, sticky, nil)
 	if p.opts.Balance == Hash && p.opts.HashBy.kind == clientAddr {
 		x.route.key, x.route.hashed = hashKey(0, address), true
 	}
