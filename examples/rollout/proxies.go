@@ -47,6 +47,13 @@ type pool struct {
 
 func (p pool) Addr() string { return p.addr }
 
+// Close leaves the pool to whoever splits the traffic, so that requests wait in
+// it for the backends of a version that is started again.
+func (p pool) Close(context.Context) error {
+	p.SetBackends(nil)
+	return nil
+}
+
 // open returns the proxy of the listener, which it opens if need be.
 func (p *proxies) open(listener string) (*proxy.Frontend, error) {
 	p.opening.Lock()
