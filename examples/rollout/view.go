@@ -12,8 +12,8 @@ import (
 // width is that of the view, in columns.
 const width = 78
 
-// view shows the status: where the rollout stands, what each version gets, and
-// what comes next.
+// view shows the status: where the rollout stands and what comes next, what each
+// version gets, and last what may have one line or more.
 func view(st status) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -21,17 +21,9 @@ func view(st status) string {
 	left, right := headline(st)
 	line("%s%s%s", left, strings.Repeat(" ", max(1, width-columns(left)-columns(right))), right)
 	line("%s", bar(s))
-	for _, f := range [][2]string{
-		{"now", now(s)},
-		{"next", next(st.Rollout)},
-		{"ends", ends(st)},
-		{"verdict", verdict(s)},
-		{"why", why(st.Rollout)},
-	} {
-		if f[1] != "" {
-			b.WriteString(field(f[0], f[1]))
-		}
-	}
+	b.WriteString(field("now", now(s)))
+	b.WriteString(field("next", next(st.Rollout)))
+	b.WriteString(field("ends", ends(st)))
 	for _, l := range st.Listeners {
 		line("")
 		line("%-9s http://%s", l.Name, dialable(l.Address))
@@ -52,6 +44,9 @@ func view(st status) string {
 		line("")
 		line("%-9s %d requests/s of our own: %d answered, %d failed", "load", l.Rate, l.OK, l.Failed)
 	}
+	line("")
+	b.WriteString(field("verdict", verdict(s)))
+	b.WriteString(field("why", why(st.Rollout)))
 	return b.String()
 }
 
@@ -155,7 +150,8 @@ func why(r rollout.Status) string {
 	return strings.Join(lines, "; ")
 }
 
-// field formats a name and a text, which is broken into at most three lines.
+// field formats a name and a text, which is broken into at most three lines. It
+// is empty if the text is.
 func field(name, text string) string {
 	const indent = 10
 	var b strings.Builder
