@@ -207,7 +207,7 @@ func testBadBackend(t *testing.T, bad badBackend, slow bool) {
 			requireEnd(t, br)
 		} else {
 			if bad.late {
-				time.Sleep(100 * time.Millisecond) // in the meantime it is the next one's answer
+				time.Sleep(300 * time.Millisecond) // in the meantime it is the next one's answer
 			}
 			good(c, br, "/good2")
 		}

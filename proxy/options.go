@@ -94,7 +94,8 @@ type Options struct {
 	// means 256.
 	MaxIdleConns int
 
-	// MaxAttempts is on how many backends a request is tried. Zero means 3.
+	// MaxAttempts is to how many backends a request may be sent. Those that
+	// could not be reached do not count. Zero means 3.
 	MaxAttempts int
 
 	// RetryBudget bounds the retries of requests that a backend may have seen:

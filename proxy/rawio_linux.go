@@ -48,13 +48,26 @@ func queued(fd uintptr, which uintptr) (int, error) {
 }
 
 // unsent returns how much the peer has not taken, or 0.
-func unsent(raw syscall.RawConn) int { return queuedOf(raw, syscall.TIOCOUTQ) }
+func unsent(raw syscall.RawConn) (n int) {
+	_ = raw.Control(func(fd uintptr) { n, _ = queued(fd, syscall.TIOCOUTQ) })
+	return n
+}
 
-// unread returns how much of the peer's has not been read, or 0.
-func unread(raw syscall.RawConn) int { return queuedOf(raw, syscall.TIOCINQ) }
-
-func queuedOf(raw syscall.RawConn, which uintptr) (n int) {
-	_ = raw.Control(func(fd uintptr) { n, _ = queued(fd, which) })
+// moved returns how much the peer has taken and sent in all, or 0 if the system
+// does not tell.
+func moved(raw syscall.RawConn) (n uint64) {
+	_ = raw.Control(func(fd uintptr) {
+		var info struct { // tcp_info
+			_               [120]byte
+			acked, received uint64
+		}
+		size := uint32(unsafe.Sizeof(info))
+		_, _, e := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if e == 0 && size == uint32(unsafe.Sizeof(info)) {
+			n = info.acked + info.received
+		}
+	})
 	return n
 }
 

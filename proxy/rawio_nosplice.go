@@ -12,7 +12,7 @@ func awaitReadable(syscall.RawConn) (int64, error) { return 0, errors.ErrUnsuppo
 // hungUpFD is closedFD: what the peer has sent before is in the way.
 func hungUpFD(fd uintptr) bool { return closedFD(fd) }
 
-func unsent(syscall.RawConn) int { return 0 }
-func unread(syscall.RawConn) int { return 0 }
+func unsent(syscall.RawConn) int   { return 0 }
+func moved(syscall.RawConn) uint64 { return 0 }
 
 const canSplice = false

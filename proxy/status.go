@@ -69,6 +69,9 @@ func (p *Proxy) Status() Status {
 	p.mu.Lock()
 	s.Split = slices.Clone(p.shares)
 	s.Closed = p.gone
+	for _, pool := range p.closing {
+		s.Closed.add(pool.Status().Counts)
+	}
 	pools := slices.Collect(maps.Values(*p.pools.Load()))
 	p.mu.Unlock()
 	for _, pool := range pools {
