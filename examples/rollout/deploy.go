@@ -163,7 +163,9 @@ func deploy(c config) error {
 	running.Go(func() { end(d.runner.Run(ctx)) })
 	running.Go(func() { d.meter.run(ctx) })
 	running.Go(func() { screen.run(ctx) })
-	running.Go(func() { d.follow(ctx, before.EventSeq, screen) })
+	loading, endLoad := context.WithCancel(ctx)
+	defer endLoad()
+	running.Go(func() { d.follow(ctx, loading, before.EventSeq, screen) })
 	if before.Stable == nil {
 		running.Go(func() {
 			if err := d.first(ctx, before, app); err != nil {
@@ -180,20 +182,20 @@ func deploy(c config) error {
 	case <-ctx.Done():
 	}
 	screen.log("stopping; once more stops at once")
-	end(nil)
-	running.Wait()
-	if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
-		err = nil // it was asked for
-	}
-	if !d.close(signals) {
+	endLoad()
+	if !d.close(signals, func() { end(nil); running.Wait() }) {
 		return errKilled
+	}
+	if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
+		return nil // it was asked for
 	}
 	return err
 }
 
-// close stops proxies and versions gracefully, or at once if a signal comes. It
-// reports whether it could be graceful.
-func (d *deployment) close(signals <-chan os.Signal) bool {
+// close stops everything gracefully, or at once if a signal comes: the proxies,
+// which finish what is in flight, the rollout, by the given function, and the
+// versions. It reports whether it could be graceful.
+func (d *deployment) close(signals <-chan os.Signal, rollout func()) bool {
 	ctx, kill := context.WithTimeout(context.Background(), d.plan.Drain+20*time.Second)
 	defer kill()
 	stopped := make(chan struct{})
@@ -202,6 +204,7 @@ func (d *deployment) close(signals <-chan os.Signal) bool {
 		drain, cancel := context.WithTimeout(ctx, d.plan.Drain)
 		defer cancel()
 		d.proxies.close(drain)
+		rollout()
 		d.deployer.close(ctx)
 	}()
 	select {
@@ -309,11 +312,12 @@ func (d *deployment) next() string {
 }
 
 // follow tells what happens after an event: all of it to the screen, and where
-// the listeners are once the first weights are applied. Then the load begins.
-func (d *deployment) follow(ctx context.Context, after uint64, screen *screen) {
+// the listeners are once the first weights are applied. Then the load begins,
+// until its own context ends.
+func (d *deployment) follow(ctx, loading context.Context, after uint64, screen *screen) {
 	serving := false
-	var loading sync.WaitGroup
-	defer loading.Wait()
+	var requests sync.WaitGroup
+	defer requests.Wait()
 	for e := range d.runner.Events(ctx, after) {
 		screen.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
 		if serving || e.Kind != rollout.WeightsApplied || d.runner.Status().State.Stable == nil {
@@ -325,7 +329,7 @@ func (d *deployment) follow(ctx context.Context, after uint64, screen *screen) {
 			screen.print(fmt.Sprintf("listener %s http://%s", l, address[l]))
 		}
 		if d.load != nil && len(listeners) > 0 {
-			loading.Go(func() { d.load.run(ctx, address[listeners[0]]) })
+			requests.Go(func() { d.load.run(loading, address[listeners[0]]) })
 		}
 	}
 }

@@ -71,9 +71,7 @@ func (d *deployer) listening(t *testing.T, listener string) string {
 func (h *home) shopVersion(t *testing.T, version string, errors int) string {
 	t.Helper()
 	text := fmt.Sprintf("[serviceweaver]\nbinary = %q\nenv = [\"SHOP_VERSION=%s\"]\n%s\n", program(t, "shop"), version, together)
-	if errors > 0 {
-		text += fmt.Sprintf("[\"github.com/ServiceWeaver/weaver/Main\"]\nerror_percent = %d\n", errors)
-	}
+	text += fmt.Sprintf("[\"github.com/ServiceWeaver/weaver/Main\"]\ndebug_endpoints = true\nerror_percent = %d\n", errors)
 	file := filepath.Join(h.dir, version+".toml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -599,8 +597,15 @@ func TestRolloutIsSuperseded(t *testing.T) {
 	l := r.load(t, 50)
 	r.submit(t, "v2", 0, rollout.SetWeight(30), rollout.Bake(time.Hour))
 	l.answered(t, "v2", 5)
+	// A request that v2 has begun to answer is answered.
+	slow := make(chan error, 1)
+	go func() { slow <- slowRequest(r.address, "v2", 1500*time.Millisecond) }()
+	time.Sleep(200 * time.Millisecond)
 	r.submit(t, "v3", 0, rollout.SetWeight(30), rollout.Bake(time.Second))
 	s := r.reaches(t, "v3", rollout.Succeeded)
+	if err := <-slow; err != nil {
+		t.Errorf("a request of v2's that was in flight: %v", err)
+	}
 	if s.Counters.Superseded != 1 || s.Counters.RolledBack != 1 {
 		t.Errorf("counters: %+v", s.Counters)
 	}
@@ -618,6 +623,60 @@ func TestRolloutIsSuperseded(t *testing.T) {
 		t.Errorf("v2 was stopped at %v, v3 had traffic at %v: %v", stopped, begun, events)
 	}
 	r.stops(t)
+}
+
+// slowRequest makes a request for a version by name, which takes some time.
+func slowRequest(address, version string, takes time.Duration) error {
+	return do(&http.Client{Timeout: patience}, func(ctx context.Context, _ int) (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("%s/debug/shop/slow?for=%v", address, takes), nil)
+		if err == nil {
+			req.Header.Set("Weaverkit-Version", version)
+		}
+		return req, err
+	}, 0)
+}
+
+// TestRolloutStops stops the deployer in the middle of a rollout, gracefully,
+// and, where the application does not stop, at once.
+func TestRolloutStops(t *testing.T) {
+	full(t)
+	t.Parallel()
+	h := newHome(t)
+	r := h.rollingDeploy(t, program(t, "rollout-raced"))
+	l := r.load(t, 50)
+	r.submit(t, "v2", 0, rollout.SetWeight(30), rollout.Bake(time.Second))
+	l.answered(t, "v2", 5)
+	slow := make(chan error, 1)
+	go func() { slow <- slowRequest(r.address, "v2", 1500*time.Millisecond) }()
+	time.Sleep(200 * time.Millisecond)
+	r.signal(t, syscall.SIGTERM)
+	r.ends(t, 0)
+	if err := <-slow; err != nil {
+		t.Errorf("a request that was in flight: %v", err)
+	}
+	for _, x := range failedOf(l.stop()) {
+		if !strings.Contains(x.failed, "connection refused") {
+			t.Errorf("a request failed that was accepted: %+v", x)
+			break
+		}
+	}
+	// The next one goes on.
+	r.deployer = h.start(t, program(t, "rollout-raced"), "deploy", "-state", r.state, h.shopVersion(t, "v1", 0))
+	r.listening(t, "shop")
+	r.reaches(t, "v2", rollout.Succeeded)
+	r.stops(t)
+
+	d := h.start(t, program(t, "rollout-raced"), "deploy", "-state", filepath.Join(h.dir, "state2"), h.misfit(t, "block stop"))
+	d.listening(t, "misfit")
+	d.signal(t, syscall.SIGINT)
+	d.says(t, &d.err, "stopping; once more stops at once")
+	select {
+	case <-d.exited:
+		t.Error("the deployer did not wait for its weavelets")
+	case <-time.After(500 * time.Millisecond):
+	}
+	d.signal(t, syscall.SIGINT)
+	d.ends(t, 130)
 }
 
 // TestRolloutPreviewAndSessions asks for a version by name before it has any
