@@ -92,10 +92,6 @@ func deploy(c config) error {
 	if err != nil {
 		return err
 	}
-	var sec section
-	if err := app.Section(deployerName, &sec); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
-	}
 	key := app.Name + " (versions)"
 	if c.fresh {
 		if err := errors.Join(forget(background, store, app.Name), forget(background, store, key)); err != nil {
@@ -112,6 +108,9 @@ func deploy(c config) error {
 	d := &deployment{config: c, name: app.Name, ask: sync.OnceFunc(func() { close(asked) })}
 	screen := newScreen(os.Stdout, os.Stderr, d)
 	defer screen.close()
+	for _, w := range app.Warnings {
+		screen.log("warning: " + w)
+	}
 	if c.file == "" {
 		d.sample = app
 	}
@@ -119,7 +118,7 @@ func deploy(c config) error {
 		return err
 	}
 	d.proxies = &proxies{
-		address: func(listener string) string { return d.address(sec.Listeners, listener) },
+		address: d.address,
 		opened: func(listener, address string) {
 			if err := d.versions.change(background, func(k *kept) { k.Addresses[listener] = address }); err != nil {
 				screen.log(err.Error())
@@ -334,10 +333,13 @@ func (d *deployment) follow(ctx, loading context.Context, after uint64, screen *
 	}
 }
 
-// address returns where to open a listener: where the configuration says, where
-// it was before, or at a free port of the loopback interface.
-func (d *deployment) address(listeners envelopekit.ListenerConfig, listener string) string {
-	if a := listeners[listener].Address; a != "" {
+// address returns where to open a listener: where the configuration of the first
+// version that has it says, where it was before, or at a free port of the
+// loopback interface.
+func (d *deployment) address(app *envelopekit.App, listener string) string {
+	var sec section
+	_ = app.Section(deployerName, &sec) // readApp has looked for errors
+	if a := sec.Listeners[listener].Address; a != "" {
 		return a
 	}
 	if a := d.versions.now.Load().Addresses[listener]; a != "" && free(a) {
@@ -404,6 +406,9 @@ func readApp(file string) (app *envelopekit.App, err error) {
 		app, err = envelopekit.LoadApp(file)
 	} else {
 		app, err = envelopekit.LoadBinary(file)
+	}
+	if err == nil {
+		err = app.Section(deployerName, &section{})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)

@@ -74,7 +74,7 @@ func (d *deployer) deployment(name string, app *envelopekit.App) (*envelopekit.D
 		Prestart: true,
 		Log:      func(e *protos.LogEntry) { d.log(name, e) },
 		Export: func(_ context.Context, listener string) (envelopekit.Frontend, error) {
-			p, err := d.proxies.open(listener)
+			p, err := d.proxies.open(app, listener)
 			if err != nil {
 				return nil, err
 			}

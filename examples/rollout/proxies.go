@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weaverkit/weaverkit/envelopekit"
 	"github.com/weaverkit/weaverkit/proxy"
 	"github.com/weaverkit/weaverkit/rollout"
 )
@@ -25,7 +26,7 @@ const (
 // proxies are the proxies of all listeners, and what they have counted. A proxy
 // is opened for the first version that has the listener, and stays.
 type proxies struct {
-	address func(listener string) string // where to open it
+	address func(app *envelopekit.App, listener string) string // where to open it
 	opened  func(listener, address string)
 	log     *slog.Logger
 
@@ -54,14 +55,15 @@ func (p pool) Close(context.Context) error {
 	return nil
 }
 
-// open returns the proxy of the listener, which it opens if need be.
-func (p *proxies) open(listener string) (*proxy.Frontend, error) {
+// open returns the proxy of a listener of the application, which it opens if need
+// be.
+func (p *proxies) open(app *envelopekit.App, listener string) (*proxy.Frontend, error) {
 	p.opening.Lock()
 	defer p.opening.Unlock()
 	if f := p.frontends()[listener]; f != nil {
 		return f, nil
 	}
-	address := p.address(listener)
+	address := p.address(app, listener)
 	l, err := net.Listen("tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("address %s is in use: stop what uses it, or change listeners.%s in section [%s]", address, listener, deployerName)

@@ -666,8 +666,12 @@ func TestRolloutStops(t *testing.T) {
 	r.reaches(t, "v2", rollout.Succeeded)
 	r.stops(t)
 
-	d := h.start(t, program(t, "rollout-raced"), "deploy", "-state", filepath.Join(h.dir, "state2"), h.misfit(t, "block stop"))
-	d.listening(t, "misfit")
+	port := freePort(t)
+	d := h.start(t, program(t, "rollout-raced"), "deploy", "-state", filepath.Join(h.dir, "state2"), h.config(t, fmt.Sprintf(
+		"[serviceweaver]\nbinary = %q\nenv = [\"MISFIT=block stop\"]\n[rollout]\nlisteners.misfit = {address = \"localhost:%d\"}\n", program(t, "misfit"), port)))
+	if address := d.listening(t, "misfit"); !strings.HasSuffix(address, fmt.Sprintf(":%d", port)) {
+		t.Errorf("the listener is at %s, want port %d", address, port)
+	}
 	d.signal(t, syscall.SIGINT)
 	d.says(t, &d.err, "stopping; once more stops at once")
 	select {
