@@ -44,6 +44,7 @@ type rig struct {
 	cancel   context.CancelFunc
 	served   chan error
 	ended    sync.Once
+	clients  map[way]*http.Client
 }
 
 // newRig serves one listener: with TLS if opts has a certificate. Without an
@@ -300,6 +301,18 @@ func (w way) client(t testing.TB) *http.Client {
 	}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: onWay{tr, w}, Timeout: longest}
+}
+
+// sharedClient returns the rig's client for that way.
+func (w way) sharedClient(t testing.TB, r *rig) *http.Client {
+	t.Helper()
+	if r.clients == nil {
+		r.clients = map[way]*http.Client{}
+	}
+	if r.clients[w] == nil {
+		r.clients[w] = w.client(t)
+	}
+	return r.clients[w]
 }
 
 type onWay struct {

@@ -97,3 +97,10 @@ func ParseTraceparent(s string) (id [16]byte, parent [8]byte, flags byte, ok boo
 	ok = t.parse(s)
 	return t.id, t.parent, t.flags, ok
 }
+
+// NewParser returns a function that reads the head of a request, as a connection
+// does, and reports whether it is one that the fast path serves.
+func NewParser() func(head []byte) bool {
+	var h requestHead
+	return func(head []byte) bool { return parseRequest(head, &h) == complete }
+}

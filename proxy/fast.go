@@ -37,11 +37,11 @@ type conn struct {
 	limit    instant      // of the request as a whole; 0 if there is none
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
-	resting  atomic.Bool // between requests
-	splicing atomic.Bool // a body to the client, of the backend's connection
-	stall    stall       // of the reaper alone
-	fresh    atomic.Bool // before the first one
-	left     atomic.Bool // the client was seen to be gone
+	resting  atomic.Bool  // between requests
+	passing  atomic.Int32 // a body to the client: notPassing and so on
+	stall    stall        // of the reaper alone
+	fresh    atomic.Bool  // before the first one
+	left     atomic.Bool  // the client was seen to be gone
 
 	interrupted atomic.Bool // deadlines of sock have been set, and perhaps those of backend
 	wasNudged   bool
@@ -339,8 +339,10 @@ func (c *conn) attempts() action {
 			return c.refuse(NoError, err)
 		}
 		x.try(b, now)
-		b.bytesIn.Add(uint64(w.req.length))
 		bc, n, sent, err := c.roundTrip(now)
+		if sent {
+			b.bytesIn.Add(uint64(w.req.length))
+		}
 		var kind ErrorKind
 		if err == nil {
 			n, kind, err = c.readHead(bc, n)

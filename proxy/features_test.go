@@ -621,6 +621,53 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// TestReaderThatIsSlow checks that a client which takes a little at a time gets
+// all, however full the kernel's buffers are.
+func TestReaderThatIsSlow(t *testing.T) {
+	cert, roots := certificate(t)
+	const size = 12 << 20
+	backend := httpBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+		}
+		_, _ = w.Write(pattern(size)) // the test fails below
+	})
+	want := pattern(size)
+	inParallel(8, func(i int) {
+		encrypted, path, slow := i&1 != 0, []string{"/length", "/chunked"}[i>>1&1], i&4 != 0
+		t.Run(fmt.Sprintf("%s/tls=%v/slow=%v", path[1:], encrypted, slow), func(t *testing.T) {
+			opts := proxy.Options{BodyTimeout: time.Second}
+			if encrypted {
+				opts.GetCertificate = cert
+			}
+			f := serve(t, opts, backend)
+			sock := dial(t, f.addr)
+			require.NoError(t, sock.SetReadBuffer(32<<10))
+			var c net.Conn = sock
+			if encrypted {
+				c = tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+			}
+			fields := "Host: h\r\n"
+			if slow {
+				fields += "TE: trailers\r\n"
+			}
+			send(t, c, "GET "+path+" HTTP/1.1\r\n"+fields+"\r\n")
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			require.NoError(t, err)
+			got := make([]byte, 0, size)
+			for range 50 { // 5 s
+				n, err := io.ReadFull(resp.Body, got[len(got):len(got)+8<<10])
+				require.NoError(t, err)
+				got = got[:len(got)+n]
+				time.Sleep(100 * time.Millisecond)
+			}
+			rest, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(want, append(got, rest...)))
+		})
+	})
+}
+
 // TestReaderThatStops checks that a client which takes nothing of a response does
 // not keep its connection, nor that to the backend.
 func TestReaderThatStops(t *testing.T) {

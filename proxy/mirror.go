@@ -72,12 +72,11 @@ func (s *mirrorStats) wait() {
 }
 
 // SetMirror has a share of the requests, in 1/10,000, sent to a pool, too,
-// besides the one that answers them: with their bodies, if these have a
-// Content-Length of 256 KiB at most. The answers are dropped. Requests
-// that go to that pool anyway are not mirrored. A copy that cannot be sent at
-// once, because 256 others are under way or its body is not of that kind, is
-// dropped and counted. A share of 0
-// ends it.
+// besides the one that answers them, bodies included. The answers are dropped.
+// Requests that go to that pool anyway, and those that switch protocols, are not
+// mirrored. A copy that cannot be sent at once, because 256 others are under way,
+// or whose body is larger than 256 KiB, is dropped and counted. A share of 0 ends
+// it.
 func (p *Proxy) SetMirror(pool string, share int) error {
 	if share < 0 || share > whole {
 		return fmt.Errorf("mirror to pool %s: the share is %d: it must be between 0 and %d", pool, share, whole)

@@ -124,7 +124,7 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 		}
 		return readMore
 	}
-	if !c.write(first) {
+	if !c.pass(first) {
 		return c.broken(bc, Canceled, errClientGone)
 	}
 	var kind ErrorKind
@@ -276,8 +276,8 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 	if !canSplice || !fromTCP || !toTCP || n < spliceFrom {
 		return c.copyBuffered(bc, n)
 	}
-	c.splicing.Store(true)
-	defer c.splicing.Store(false)
+	c.passing.Store(splicing)
+	defer c.passing.Store(notPassing)
 	src := io.LimitedReader{R: bc.conn}
 	for piece := int64(firstPiece); n > 0; {
 		src.N = min(piece, n)
@@ -299,6 +299,29 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 	}
 	return NoError, nil
 }
+
+// pass is write for a part of a body that has more of them. The kernel lets go of
+// a writer only when much of what it holds has been taken, so a client that is
+// slow is not one that takes nothing: the reaper tells, see stuck.
+func (c *conn) pass(b []byte) bool {
+	if !canSplice { // nor can the reaper tell
+		return c.write(b)
+	}
+	c.expect(0)
+	c.waiting.Store(int64(c.clock))
+	c.passing.Store(writing)
+	_, err := c.rwc.Write(b)
+	c.passing.Store(notPassing)
+	c.waiting.Store(0)
+	return err == nil
+}
+
+// What of a body is under way to the client.
+const (
+	notPassing int32 = iota
+	writing          // from a buffer
+	splicing         // from the backend's connection
+)
 
 // pieceDeadline gives time for one piece of a body: for each buffer of it as
 // much as for one that is written alone, but not less than a backend may take.
@@ -343,7 +366,7 @@ func (c *conn) readBody(bc *backendConn, n int64, timeout time.Duration) (int, E
 	if err != nil {
 		return 0, kind, err
 	}
-	if !c.write(c.w.resp[:m]) {
+	if !c.pass(c.w.resp[:m]) {
 		return m, Canceled, errClientGone
 	}
 	c.w.x.received += int64(m)
@@ -378,7 +401,7 @@ func (c *conn) copyChunks(bc *backendConn, chunks *chunkScanner) (clean bool, ki
 		if !ok {
 			return false, BadResponse, fmt.Errorf("%w: bad chunk", errMalformed)
 		}
-		if !c.write(c.w.resp[:k]) {
+		if !c.pass(c.w.resp[:k]) {
 			return false, Canceled, errClientGone
 		}
 		c.w.x.received += int64(k)

@@ -18,8 +18,8 @@ import (
 // some that others read differently, such as both Content-Length and
 // Transfer-Encoding. In place of others it reads one that net/http refuses.
 //
-// It also gives the client of a body a time limit, and one that takes a response,
-// which net/http would give to all of it or none.
+// It also gives the client of a body a time limit, which net/http would give to
+// all of it or none.
 type screened struct {
 	net.Conn
 	proxy *Proxy
@@ -35,8 +35,8 @@ type screened struct {
 	// writes is the last.
 	lastWord atomic.Bool
 
-	unlimited atomic.Bool // writing may take its time: HTTP/2, or an upgrade
-	unread    atomic.Bool // the client may have sent what nobody reads, after an upgrade that was refused
+	unlimit func()      // is called when the client may take its time: HTTP/2, or an upgrade
+	unread  atomic.Bool // the client may have sent what nobody reads, after an upgrade that was refused
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
@@ -58,17 +58,14 @@ const (
 
 // newScreened returns a screened of which some has been read. fresh is whether
 // it may be of HTTP/2: there was no request, and no other protocol was agreed on.
-func newScreened(p *Proxy, c net.Conn, read []byte, fresh bool) *screened {
-	return &screened{Conn: c, proxy: p, raw: read, fresh: fresh}
+func newScreened(p *Proxy, c net.Conn, unlimit func(), read []byte, fresh bool) *screened {
+	return &screened{Conn: c, proxy: p, unlimit: unlimit, raw: read, fresh: fresh}
 }
 
 // Write writes. The client gets the answer to what was refused even if it is
 // still sending: to close a connection that has not been read to its end is to
 // reset it.
 func (s *screened) Write(p []byte) (int, error) {
-	if d := s.proxy.opts.BodyTimeout; d > 0 && !s.unlimited.Load() {
-		s.Conn.SetWriteDeadline(time.Now().Add(d)) // each is of a buffer at most
-	}
 	n, err := s.Conn.Write(p)
 	if err == nil && s.lastWord.Load() && s.CloseWrite() == nil {
 		readAll(s.Conn)
@@ -76,11 +73,10 @@ func (s *screened) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// unlimit is called when the client may take its time.
-func (s *screened) unlimit() {
-	s.unlimited.Store(true)
+// switched is called when the connection has been hijacked.
+func (s *screened) switched() {
 	s.unread.Store(false)
-	s.Conn.SetWriteDeadline(time.Time{})
+	s.unlimit()
 }
 
 // Close closes the connection; the client gets what was written last.

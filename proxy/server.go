@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -145,6 +147,35 @@ func (s *server) handshake(c *conn) {
 type notifyConn struct {
 	net.Conn
 	onClose atomic.Pointer[func()]
+	limit   atomic.Int64 // for the peer to take something of what is written; 0 if there is none
+}
+
+// Write writes for as long as the peer takes something of it within the limit.
+func (c *notifyConn) Write(p []byte) (written int, err error) {
+	var before uint64
+	for late := false; ; {
+		half := time.Duration(c.limit.Load()) / 2
+		if half <= 0 {
+			n, err := c.Conn.Write(p[written:])
+			return written + n, err
+		}
+		c.Conn.SetWriteDeadline(time.Now().Add(half))
+		n, err := c.Conn.Write(p[written:])
+		written += n
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return written, err
+		}
+		// The kernel lets go of a writer only when much of what it holds has
+		// been taken.
+		var now uint64
+		if raw := rawConn(c.Conn); raw != nil {
+			now = moved(raw)
+		}
+		if late && n == 0 && now == before {
+			return written, err
+		}
+		late, before = true, now
+	}
 }
 
 func (c *notifyConn) Close() error {
@@ -153,6 +184,12 @@ func (c *notifyConn) Close() error {
 		(*f)()
 	}
 	return err
+}
+
+// unlimit lets the peer take its time.
+func (c *notifyConn) unlimit() {
+	c.limit.Store(0)
+	c.Conn.SetWriteDeadline(time.Time{})
 }
 
 // CloseWrite ends one direction before the other.
@@ -236,6 +273,7 @@ func (s *server) handOver(c *conn, read []byte) {
 	}
 	onClose := func() { s.closed(sock) }
 	sock.onClose.Store(&onClose)
+	sock.limit.Store(int64(max(s.proxy.opts.BodyTimeout, 0)))
 	s.mu.Lock()
 	s.unlistLocked(c)
 	s.other[sock] = struct{}{}
@@ -245,10 +283,11 @@ func (s *server) handOver(c *conn, read []byte) {
 	t, encrypted := to.(*tls.Conn)
 	switch {
 	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
+		sock.unlimit()
 	case encrypted:
-		to = screenedTLS{newScreened(s.proxy, t, read, false), t}
+		to = screenedTLS{newScreened(s.proxy, t, sock.unlimit, read, false), t}
 	default:
-		to = newScreened(s.proxy, sock, read, !c.used)
+		to = newScreened(s.proxy, sock, sock.unlimit, read, !c.used)
 	}
 	select {
 	case s.handed.c <- to:
@@ -410,36 +449,42 @@ func (c *conn) silent() (silent bool) {
 
 // clientGone reports whether the client has closed the connection.
 func (c *conn) clientGone() (gone bool) {
-	raw := c.raw
-	if n, ok := c.sock.(*notifyConn); ok {
-		raw = rawConn(n.Conn) // below TLS
-	}
-	if raw != nil {
+	if raw := c.socket(); raw != nil {
 		_ = raw.Control(func(fd uintptr) { gone = hungUpFD(fd) })
 	}
 	return gone
 }
 
-// A stall is what was seen of a body that is spliced.
+// socket returns the raw connection, below TLS, or nil if there is none.
+func (c *conn) socket() syscall.RawConn {
+	if n, ok := c.sock.(*notifyConn); ok {
+		return rawConn(n.Conn)
+	}
+	return c.raw
+}
+
+// A stall is what was seen of a body that is passed on.
 type stall struct {
 	piece int64  // when it was begun
 	moved uint64 // by both connections
 	since instant
 }
 
-// stuck reports whether the client has taken nothing of what is spliced to it
-// for too long, or the backend has sent nothing. Nobody else is told how far
-// splicing is before it ends.
+// stuck reports whether the client has taken nothing of a body for too long, or
+// the backend has sent nothing of what is spliced.
 func (c *conn) stuck(now instant) bool {
-	bc := c.backend.Load()
-	if bc == nil || !c.splicing.Load() {
+	passing, raw, bc := c.passing.Load(), c.socket(), c.backend.Load()
+	if passing == notPassing || raw == nil || bc == nil {
 		return false
 	}
-	limit := c.server.proxy.opts.ResponseTimeout
-	if unsent(c.raw) > 0 {
-		limit = c.server.proxy.opts.BodyTimeout
+	s := stall{piece: c.waiting.Load(), moved: moved(raw), since: now}
+	limit := c.server.proxy.opts.BodyTimeout
+	if passing == splicing {
+		s.moved += moved(bc.raw)
+		if unsent(raw) == 0 {
+			limit = c.server.proxy.opts.ResponseTimeout
+		}
 	}
-	s := stall{piece: c.waiting.Load(), moved: moved(c.raw) + moved(bc.raw), since: now}
 	if s.moved == 0 || s.piece != c.stall.piece || s.moved != c.stall.moved {
 		c.stall = s
 		return false

@@ -170,8 +170,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.status == 0 {
 			q.status = recorder.status
 		}
-		if q.mirror != nil && q.copied != nil && (q.body == nil || q.body.copied.Load()) {
+		switch {
+		case q.mirror == nil || q.copied == nil:
+		case q.body == nil || q.body.copied.Load():
 			q.mirror.sendRequest(q)
+		default: // too large, or not whole
+			p.mirrors.dropped.Add(1)
 		}
 		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
 	}()
@@ -259,6 +263,9 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	h.Set("Forwarded", forwarded+string(appendForwarded(nil, q.peer, r.In.Host, scheme)))
 	if q.trace.on {
 		h.Set("Traceparent", string(q.trace.append(nil)))
+		if q.trace.begins() {
+			h.Del("Tracestate")
+		}
 	}
 	if q.mirror != nil {
 		q.copied = r.Out
@@ -629,8 +636,7 @@ func (b failedBody) Close() error             { return nil }
 // attempt returns the body for an attempt on a backend.
 func (b *requestBody) attempt(to *backend) io.ReadCloser {
 	if b.whole {
-		to.bytesIn.Add(uint64(len(b.copy)))
-		return io.NopCloser(bytes.NewReader(b.copy))
+		return &requestBody{ReadCloser: io.NopCloser(bytes.NewReader(b.copy)), to: to}
 	}
 	b.to = to
 	return b
@@ -692,8 +698,8 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if s, ok := conn.(interface{ unlimit() }); ok {
-		s.unlimit()
+	if s, ok := conn.(interface{ switched() }); ok {
+		s.switched()
 	}
 	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
 }

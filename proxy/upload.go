@@ -97,7 +97,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	b := x.b
 	go func() {
 		n, err := c.copyBody(bc, left)
-		b.bytesIn.Add(uint64(n))
+		b.bytesIn.Add(uint64(w.req.length - left + n))
 		done <- err
 	}()
 	finished := false

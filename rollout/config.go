@@ -11,8 +11,8 @@ import (
 // Config holds the times of the decisions. The zero value is good for use.
 type Config struct {
 	// Interval is the time between two looks: how often Ready and Stats are
-	// called, and half of the longest time between two looks that counts.
-	// Zero means 1 s.
+	// called. Twice as long, but at least a second, is the longest time between
+	// two looks that counts. Zero means 1 s.
 	Interval time.Duration
 
 	// StopWithin is how long, beyond its drain, a version may take to stop

@@ -70,8 +70,8 @@
 //     when weights without it are known to be applied.
 //   - Time. No step is shorter than it says. A bake counts the time between two
 //     looks if the weights were known to be applied, and the version ready, at
-//     the first; and nothing if the looks are more than two intervals apart, or
-//     in the wrong order. So pauses, crashes, sleeping machines and clocks that
+//     the first; and nothing if the looks are more than two intervals, and a
+//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines and clocks that
 //     are set make a step longer, never shorter. (A clock that is set forward by
 //     less than that cannot be told, which matters to those who call
 //     [Config.Step] themselves; the Runner uses monotonic time.)

@@ -61,7 +61,7 @@ func (s *script) byte() int {
 func FuzzStep(f *testing.F) {
 	for seed := range 20 {
 		rng := rand.New(rand.NewPCG(uint64(seed), 5))
-		data := make([]byte, 600)
+		data := make([]byte, 120)
 		for i := range data {
 			data[i] = byte(rng.IntN(256))
 		}

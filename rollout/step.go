@@ -56,7 +56,7 @@ func (m *machine) tick(now time.Time) {
 	switch {
 	case l.seen.IsZero():
 		gap = 0
-	case gap < 0 || gap > 2*m.Interval:
+	case gap < 0 || gap > max(2*m.Interval, time.Second):
 		gap = 0
 		l.jumps++
 	}

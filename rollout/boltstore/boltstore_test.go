@@ -1,7 +1,9 @@
 package boltstore_test
 
 import (
+	"context"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,6 +75,80 @@ func TestSharedDatabase(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "x", string(value))
 	assert.Equal(t, version, got)
+}
+
+// A deployer whose versions are always ready.
+type deployer struct {
+	mu      sync.Mutex
+	started []string
+	weights rollout.Weights
+}
+
+func (d *deployer) Start(_ context.Context, version string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.started = append(d.started, version)
+	return nil
+}
+
+func (d *deployer) Ready(context.Context, string) (rollout.Readiness, error) {
+	return rollout.Readiness{Ready: true}, nil
+}
+
+func (d *deployer) SetWeights(_ context.Context, w rollout.Weights) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.weights = w
+	return nil
+}
+
+func (d *deployer) Stop(context.Context, string, time.Duration) error { return nil }
+
+func (d *deployer) Stats(context.Context) (map[string]rollout.Traffic, error) { return nil, nil }
+
+// A rollout goes on from the file where it was.
+func TestResume(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rollouts.db")
+	life := func(d *deployer, f func(*rollout.Runner)) {
+		s, err := boltstore.Open(path, nil)
+		require.NoError(t, err)
+		r, err := rollout.New(d, rollout.Options{App: "shop", Store: s, Config: rollout.Config{Interval: 5 * time.Millisecond}})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		f(r)
+		cancel()
+		require.NoError(t, <-done)
+		require.NoError(t, s.Close())
+	}
+	life(&deployer{}, func(r *rollout.Runner) {
+		for _, version := range []string{"v1", "v2"} {
+			p := rollout.Canary(rollout.SetWeight(30), rollout.Pause())
+			p.Version, p.Listeners = version, []string{"api"}
+			require.NoError(t, r.Submit(t.Context(), p))
+			for e := range r.Events(t.Context(), 0) {
+				if e.Version == version && e.Kind == rollout.PhaseChanged && (e.Phase == rollout.Succeeded || e.Phase == rollout.Paused) {
+					break
+				}
+			}
+		}
+	})
+	d := &deployer{}
+	life(d, func(r *rollout.Runner) {
+		s, err := r.State(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "v1", s.Stable.ID)
+		assert.Equal(t, rollout.Paused, s.Phase)
+		require.NoError(t, r.Resume(t.Context()))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		s, err = r.Wait(ctx)
+		require.NoError(t, err, "%s", r.Why())
+		assert.Equal(t, "v2", s.Stable.ID)
+	})
+	assert.ElementsMatch(t, []string{"v1", "v2"}, d.started)
+	assert.Equal(t, rollout.Whole, d.weights.Most("v2"))
 }
 
 func BenchmarkCompareAndSwap(b *testing.B) {
