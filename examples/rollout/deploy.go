@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -30,9 +29,6 @@ import (
 // deployerName is that of the section in the configuration.
 const deployerName = "rollout"
 
-// sample is what is deployed without a configuration.
-const sample = "github.com/weaverkit/weaverkit/examples/shop"
-
 // interval is the time between two looks: versions of this machine are asked
 // at no cost.
 const interval = 250 * time.Millisecond
@@ -49,11 +45,6 @@ type config struct {
 	rate  int    // of the load, a second
 	path  string // of the load
 	plan  planSpec
-}
-
-// A section is what the configuration says in [rollout].
-type section struct {
-	Listeners envelopekit.ListenerConfig `toml:"listeners"`
 }
 
 // A deployment is all that "rollout deploy" runs.
@@ -103,42 +94,16 @@ func deploy(c config) error {
 		return err
 	}
 
-	// The parts. What they tell goes to the screen, which shows the whole.
 	asked := make(chan struct{})
 	d := &deployment{config: c, name: app.Name, ask: sync.OnceFunc(func() { close(asked) })}
 	screen := newScreen(os.Stdout, os.Stderr, d)
 	defer screen.close()
-	for _, w := range app.Warnings {
-		screen.log("warning: " + w)
-	}
-	if c.file == "" {
-		d.sample = app
-	}
-	if d.versions, err = openVersions(background, filepath.Join(c.state, "binaries"), store, key); err != nil {
-		return err
-	}
-	d.proxies = &proxies{
-		address: d.address,
-		opened: func(listener, address string) {
-			if err := d.versions.change(background, func(k *kept) { k.Addresses[listener] = address }); err != nil {
-				screen.log(err.Error())
-			}
-		},
-		log:     screen.logger(),
-		all:     map[string]*proxy.Frontend{},
-		traffic: map[place]*rollout.Traffic{},
-	}
 	logs, closeLog, err := openLog(c.log)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
-	d.deployer = &deployer{load: d.versions.load, proxies: d.proxies, log: logs, problem: screen.log, running: map[string]*version{}}
-	d.meter = &meter{counts: d.proxies.counts, weights: func() uint64 { return d.runner.Status().State.Applied }}
-	if c.rate > 0 {
-		d.load = &load{rate: c.rate, path: c.path}
-	}
-	if d.runner, err = rollout.New(d.deployer, rollout.Options{App: app.Name, Store: store, Config: rollout.Config{Interval: interval}}); err != nil {
+	if err := d.assemble(app, store, key, screen, logs); err != nil {
 		return err
 	}
 	socket, err := admin.Listen(c.state, app.Name)
@@ -187,6 +152,49 @@ func deploy(c config) error {
 	}
 	if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
 		return nil // it was asked for
+	}
+	return err
+}
+
+// assemble makes the parts. What they tell goes to the screen, which shows the
+// whole.
+func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, key string, screen *screen, log func(string, *protos.LogEntry)) (err error) {
+	background := context.Background()
+	for _, w := range app.Warnings {
+		screen.log("warning: " + w)
+	}
+	if d.file == "" {
+		d.sample = app
+	}
+	if d.versions, err = openVersions(background, filepath.Join(d.state, "binaries"), store, key); err != nil {
+		return err
+	}
+	d.proxies = &proxies{
+		address: d.address,
+		opened: func(listener, address string) {
+			if err := d.versions.change(background, func(k *kept) { k.Addresses[listener] = address }); err != nil {
+				screen.log(err.Error())
+			}
+		},
+		log:     screen.logger(),
+		all:     map[string]*proxy.Frontend{},
+		traffic: map[place]*rollout.Traffic{},
+	}
+	d.deployer = &deployer{
+		load:    d.versions.load,
+		proxies: d.proxies,
+		log:     log,
+		problem: screen.log,
+		running: map[string]*version{},
+	}
+	d.runner, err = rollout.New(d.deployer, rollout.Options{
+		App:    app.Name,
+		Store:  store,
+		Config: rollout.Config{Interval: interval},
+	})
+	d.meter = &meter{counts: d.proxies.counts, weights: func() uint64 { return d.runner.Status().State.Applied }}
+	if d.rate > 0 {
+		d.load = &load{rate: d.rate, path: d.path}
 	}
 	return err
 }
@@ -367,64 +375,6 @@ func forget(ctx context.Context, store rollout.Store, key string) error {
 		_, err = store.CompareAndSwap(ctx, key, version, []byte("{}"))
 	}
 	return err
-}
-
-// loadApp loads the application of the configuration or the binary or, without
-// one, builds the sample.
-func loadApp(file, binary string, signals <-chan os.Signal) (*envelopekit.App, error) {
-	if file != "" {
-		return readApp(file)
-	}
-	fmt.Fprintln(os.Stderr, "building the sample application, examples/shop")
-	ctx, cancel := context.WithCancel(context.Background())
-	built := make(chan struct{})
-	go func() {
-		defer cancel()
-		select {
-		case <-signals:
-		case <-built:
-		}
-	}()
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, sample).CombinedOutput()
-	interrupted := ctx.Err() != nil
-	close(built)
-	if interrupted {
-		return nil, errKilled
-	} else if err != nil {
-		return nil, fmt.Errorf("build the sample application: %w\n%s\nrun this in a checkout of weaverkit, or name a configuration: rollout deploy weaver.toml", err, out)
-	}
-	app, err := envelopekit.LoadBinary(binary)
-	if err != nil {
-		return nil, err
-	}
-	return sampleVersion(app, "v1", 0), nil
-}
-
-// readApp loads the application of a configuration or a binary.
-func readApp(file string) (app *envelopekit.App, err error) {
-	if strings.HasSuffix(file, ".toml") {
-		app, err = envelopekit.LoadApp(file)
-	} else {
-		app, err = envelopekit.LoadBinary(file)
-	}
-	if err == nil {
-		err = app.Section(deployerName, &section{})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUsage, err)
-	}
-	return app, nil
-}
-
-// sampleVersion returns the shop under another name, of whose requests a share
-// fails.
-func sampleVersion(app *envelopekit.App, name string, errors float64) *envelopekit.App {
-	v := *app
-	v.Config = &protos.AppConfig{Name: app.Name, Binary: app.Config.Binary, Env: []string{"SHOP_VERSION=" + name}}
-	if errors > 0 {
-		v.Config.Sections = map[string]string{"github.com/ServiceWeaver/weaver/Main": fmt.Sprintf("error_percent = %g", errors)}
-	}
-	return &v
 }
 
 // openLog returns what appends the versions' log entries to a file, if one is
