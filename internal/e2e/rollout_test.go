@@ -808,7 +808,7 @@ func TestRolloutTerminal(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	r := &rolling{state: filepath.Join(h.dir, "state")}
-	d, terminal, read := h.startInTerminal(t, program(t, "rollout"), "deploy", "-state", r.state, "-load", "100", "-bake", "2s")
+	d, terminal, read := h.startInTerminal(t, program(t, "rollout-raced"), "deploy", "-state", r.state, "-load", "100", "-bake", "2s")
 	r.deployer = d
 	press := func(key byte) {
 		t.Helper()

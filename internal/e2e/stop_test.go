@@ -180,6 +180,12 @@ func (h *home) startInTerminal(t *testing.T, program string, args ...string) (d 
 		_ = d.cmd.Process.Kill()
 		<-d.exited
 		<-read
+		if strings.Contains(d.err.String(), "DATA RACE") {
+			t.Error("the deployer has a data race")
+		}
+		if t.Failed() {
+			t.Logf("%s %s\nterminal:\n%q", program, strings.Join(args, " "), last(d.err.String()))
+		}
 	})
 	return d, terminal, read
 }
