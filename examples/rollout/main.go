@@ -231,6 +231,7 @@ func submitCommand(args []string) error {
 	if err := c.submit(ctx, s); err != nil || !*wait {
 		return err
 	}
+	paused := ""
 	for {
 		st, err := c.status(ctx)
 		if err != nil {
@@ -238,6 +239,9 @@ func submitCommand(args []string) error {
 		}
 		state := st.Rollout.State
 		switch {
+		case state.Phase == rollout.Paused && state.Reason != paused:
+			paused = state.Reason
+			fmt.Fprintf(os.Stderr, "version %s is paused, and waited for: %s\n", state.Plan.Version, paused)
 		case state.Plan == nil || state.Plan.Version != s.Version:
 			if state.Next == nil || state.Next.Version != s.Version {
 				return fmt.Errorf("version %s was superseded", s.Version)
