@@ -232,10 +232,8 @@ func testBadBackend(t *testing.T, bad badBackend, slow bool) {
 
 // TestBackendsThatCannotBeReached checks those that there is no connection to.
 func TestBackendsThatCannotBeReached(t *testing.T) {
-	closed := listen(t)
-	closed.Close()
 	for name, addr := range map[string]string{
-		"refuses":          closed.Addr().String(),
+		"refuses":          deadAddr(t),
 		"does not resolve": "no-such-host.invalid:80",
 		"no such socket":   "unix:/nonexistent/socket",
 		"no such port":     "127.0.0.1:99999",

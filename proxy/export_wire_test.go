@@ -84,3 +84,6 @@ func ScreenState(c net.Conn) (state string, length int64) {
 	}
 	return "head", 0
 }
+
+// GRPCTimeout is grpcTimeout.
+var GRPCTimeout = grpcTimeout

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/hex"
@@ -107,7 +106,10 @@ type request struct {
 	peer    netip.Addr
 	body    *requestBody // nil if there is none
 	tracked *trackedBody // that of the response; nil until there is one
-	timeout *time.Timer  // nil if there is none
+
+	bodiless bool          // the response has a head only
+	deadline time.Duration // of a client of gRPC, from the start; 0 if there is none
+	timeout  *time.Timer   // nil if there is none
 
 	mirror *mirror       // nil if it is not mirrored
 	copied *http.Request // as a backend gets it, for mirror
@@ -123,12 +125,19 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is no forward proxy", http.StatusMethodNotAllowed)
 		return
 	}
+	if !validHost(r.Host) { // net/http looks at HTTP/1.1's only
+		http.Error(w, "the host has a character that it cannot have", http.StatusBadRequest)
+		return
+	}
 	q := &request{exchange: exchange{p: p, start: p.now()}}
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		q.peer = a.Addr().Unmap()
 	}
 	q.upgrade = slices.ContainsFunc(r.Header["Upgrade"], func(v string) bool { return !isH2C(v) })
 	q.grpc = r.ProtoMajor == 2 && isGRPC(r)
+	if q.grpc {
+		q.deadline = grpcTimeout(r.Header.Get("Grpc-Timeout"))
+	}
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), requestKey{}, q))
 	defer cancel(nil)
 	if d := p.opts.RequestTimeout; d > 0 {
@@ -159,7 +168,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Without it net/http would read the whole body before the response.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
 	}
-	recorder := &statusWriter{ResponseWriter: w}
+	recorder := &statusWriter{ResponseWriter: w, q: q}
 	defer func() {
 		if q.tracked != nil {
 			q.tracked.end() // that of an upgrade is closed by somebody else, later
@@ -365,7 +374,7 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 		return DialFailed
 	case errors.Is(context.Cause(client), errTimeout):
 		return TimedOut
-	case client.Err() != nil:
+	case client.Err() != nil, q.pastDeadline():
 		return Canceled
 	case errors.Is(context.Cause(ctx), errSilent):
 		return TimedOut
@@ -504,6 +513,7 @@ func (s *slowPath) modify(resp *http.Response) error {
 	if q.issued != "" {
 		resp.Header.Add("Set-Cookie", s.proxy.cookie(q.issued))
 	}
+	q.bodiless = resp.ContentLength == 0
 	if q.upgrade && resp.StatusCode != http.StatusSwitchingProtocols {
 		// What the client sends next may be of the other protocol.
 		resp.Header.Set("Connection", "close")
@@ -537,6 +547,10 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if r.ProtoMajor == 1 && (q.body != nil || q.upgrade) {
 		w.Header().Set("Connection", "close")
+	}
+	if q.grpc {
+		q.failGRPC(w, status, text)
+		return
 	}
 	http.Error(w, text, status)
 }
@@ -677,48 +691,3 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Close does nothing: a transport closes the body of every attempt, and the
 // server closes the body itself.
 func (b *requestBody) Close() error { return nil }
-
-// A statusWriter remembers the status.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	if w.status < 200 {
-		w.status = status
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Hijack takes the connection over. What the client has sent already, and
-// net/http has read, comes first.
-func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	if s, ok := conn.(interface{ switched() }); ok {
-		s.switched()
-	}
-	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
-}
-
-// A hijackedConn is a connection of which some has been read.
-type hijackedConn struct {
-	net.Conn
-	early *bufio.Reader
-}
-
-func (c *hijackedConn) Read(p []byte) (int, error) {
-	if c.early.Buffered() > 0 {
-		return c.early.Read(p)
-	}
-	return c.Conn.Read(p)
-}
-
-// CloseWrite ends one direction before the other.
-func (c *hijackedConn) CloseWrite() error { return closeWrite(c.Conn) }
-
-// Unwrap lets http.ResponseController reach the connection.
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -43,6 +43,8 @@ func (r *Runner) loadLocked(now time.Time) time.Duration {
 		if err == nil && v != 0 {
 			if err = json.Unmarshal(value, &s); err != nil {
 				err = fmt.Errorf("what is stored is not a state: %w", err)
+			} else if s.Format > stateFormat {
+				err = fmt.Errorf("what is stored is not for this program: it is of format %d, and this program knows %d: run the newer one that stored it", s.Format, stateFormat)
 			}
 		}
 		version = v

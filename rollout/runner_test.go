@@ -734,3 +734,26 @@ func TestConcurrentCommands(t *testing.T) {
 		b.stop()
 	})
 }
+
+// What cannot be understood is left as it is, and Why says what to do.
+func TestStoredByOthers(t *testing.T) {
+	for name, stored := range map[string]struct{ value, why string }{
+		"garbage":      {"{", "what is stored is not a state"},
+		"a later form": {`{"format":2}`, "it is of format 2, and this program knows 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newFake()
+				_, err := store.CompareAndSwap(t.Context(), "app", 0, []byte(stored.value))
+				require.NoError(t, err)
+				b := start(t, store, rollout.Options{})
+				time.Sleep(time.Minute)
+				assert.Contains(t, b.Why(), stored.why)
+				value, _, err := store.Load(t.Context(), "app")
+				require.NoError(t, err)
+				assert.Equal(t, stored.value, string(value))
+				b.stop()
+			})
+		})
+	}
+}

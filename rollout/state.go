@@ -29,6 +29,10 @@ func (p Phase) Ended() bool { return p == Idle || p == RolledBack || p == Succee
 // alone. As JSON it is what a [Store] keeps; what is only true of this process
 // is left out.
 type State struct {
+	// Format is that of the stored form, so that an older program does not
+	// misread what a newer one has stored.
+	Format int `json:"format"`
+
 	// Seq rises with every change that has to be recorded before it is acted upon.
 	Seq uint64 `json:"seq"`
 	// Epoch rises when a Runner takes over, and Owner is the Runner's name.
@@ -89,6 +93,10 @@ type State struct {
 
 	live live
 }
+
+// stateFormat rises when a State is stored in a way that an older program would
+// misread.
+const stateFormat = 1
 
 // PauseCause says who paused a rollout.
 type PauseCause string
@@ -238,6 +246,7 @@ func (s State) exist() []string {
 // runs, and whatever its predecessor has under way counts for nothing.
 func (s State) takeOver(owner string, now time.Time) State {
 	m := &machine{s: s.clone(), now: now.Round(0)}
+	m.s.Format = stateFormat
 	m.s.Epoch++
 	m.s.Owner = owner
 	m.s.Applied = 0

@@ -1,0 +1,64 @@
+package proxy
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+)
+
+// A statusWriter remembers the status, and is careful where the reverse proxy is
+// not.
+type statusWriter struct {
+	http.ResponseWriter
+	q      *request
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status < 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// FlushError flushes, unless all is there already when the handler returns: in
+// HTTP/2 the head must then say that nothing follows, or gRPC takes it for a
+// stream whose trailers are missing.
+func (w *statusWriter) FlushError() error {
+	if w.q.bodiless {
+		return nil
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack takes the connection over. What the client has sent already, and
+// net/http has read, comes first.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if s, ok := conn.(interface{ switched() }); ok {
+		s.switched()
+	}
+	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
+}
+
+// A hijackedConn is a connection of which some has been read.
+type hijackedConn struct {
+	net.Conn
+	early *bufio.Reader
+}
+
+func (c *hijackedConn) Read(p []byte) (int, error) {
+	if c.early.Buffered() > 0 {
+		return c.early.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite ends one direction before the other.
+func (c *hijackedConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
