@@ -290,12 +290,13 @@ func (c *conn) begin(buffered int) {
 	c.used = true
 	x := &w.x
 	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
-	sticky := c.key(p.opts.Sticky)
-	if sticky == nil && p.opts.Sticky.kind == issuedCookie {
+	stick := p.sticky()
+	sticky := c.key(stick)
+	if sticky == nil && stick.kind == issuedCookie {
 		x.issued = newKey()
 		sticky = []byte(x.issued)
 	}
-	x.route.pool = p.choose(sticky, c.key(p.opts.Override))
+	p.choose(&x.route, sticky, c.key(p.opts.Override))
 	if p.opts.Balance == Hash {
 		if key := c.key(p.opts.HashBy); key != nil {
 			x.route.key, x.route.hashed = hashKey(0, key), true
