@@ -7,6 +7,8 @@
 //   - [github.com/weaverkit/weaverkit/routing]: which replica owns which key.
 //   - [github.com/weaverkit/weaverkit/health]: is it well, and how sure are we.
 //   - [github.com/weaverkit/weaverkit/proxy]: which backend gets this request.
+//   - [github.com/weaverkit/weaverkit/rollout]: which version gets how much, and
+//     why not yet.
 //   - [github.com/weaverkit/weaverkit/logbuffer]: who said what, to any number
 //     of followers.
 //

@@ -41,6 +41,13 @@ var mayImport = map[string][]string{
 		module + "/envelopekit/internal/wire",
 		module + "/envelopekit/placement",
 	},
+	"rollout": {},
+	"rollout/boltstore": {
+		"go.etcd.io/bbolt",
+		"go.etcd.io/bbolt/errors",
+		module + "/rollout",
+	},
+	"rollout/storetest":     {module + "/rollout"},
 	"envelopekit/placement": {},
 	"envelopekit/identity":  {},
 	"envelopekit/admin":     {module + "/envelopekit"},

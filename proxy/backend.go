@@ -116,11 +116,15 @@ func (b *backend) left() {
 	}
 }
 
-// remove lets the backend have no more requests, and ends those that it has
-// when timeout has passed.
-func (b *backend) remove(timeout time.Duration) {
+// retire lets the backend have no more requests, and ends those that it has
+// when timeout has passed. It does not wait; leave is to be called after it.
+func (b *backend) retire(timeout time.Duration) {
 	b.killed = time.AfterFunc(timeout, b.end)
 	b.gone.Store(true)
+}
+
+// leave lets go of what a retired backend does not need any more.
+func (b *backend) leave() {
 	b.conns.close()
 	if b.inFlight.Load() == 0 {
 		b.finish()

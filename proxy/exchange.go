@@ -35,7 +35,12 @@ func (x *exchange) try(b *backend, now instant) {
 	x.b, x.began, x.took, x.answered, x.upgraded = b, now, 0, false, false
 	x.attempts++
 	x.last = b.addr
-	x.p.budget.request(now)
+	b.requests.Add(1)
+	if x.attempts > 1 {
+		b.retries.Add(1)
+	} else {
+		x.p.budget.request(now) // a retry gives no right to another
+	}
 }
 
 // answer notes the head of a response.

@@ -68,9 +68,6 @@ func (s *ChunkScanner) Bytes() uint64 { return s.s.bytes }
 // Screen returns the connection as net/http is to read it.
 func (p *Proxy) Screen(c net.Conn) net.Conn { return newScreened(p, c, func() {}, nil, true) }
 
-// BufferSize is how much of a message is held at once.
-const BufferSize = bufferSize
-
 // ScreenState says what the screen takes what comes next for: "head", "body" of
 // that length, "chunks", or "open".
 func ScreenState(c net.Conn) (state string, length int64) {

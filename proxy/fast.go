@@ -40,7 +40,11 @@ type conn struct {
 	resting  atomic.Bool  // between requests
 	passing  atomic.Int32 // a body to the client: notPassing and so on
 	stall    stall        // of the reaper alone
+	fresh    atomic.Bool  // before the first one
 	left     atomic.Bool  // the client was seen to be gone
+
+	interrupted atomic.Bool // deadlines of sock have been set, and perhaps those of backend
+	wasNudged   bool
 
 	slot int // in server.conns
 
@@ -71,7 +75,7 @@ func (c *conn) serve() {
 		if c.next == readMore {
 			if c.raw == nil {
 				c.next = c.readLoop()
-			} else if err := c.raw.Read(c.step); err != nil {
+			} else if err := c.raw.Read(c.step); err != nil && !c.nudged() {
 				c.next = hangUp
 			}
 		}
@@ -138,7 +142,7 @@ func (c *conn) onReadable(fd uintptr) bool {
 			}
 			c.rest()
 			switch {
-			case c.server.closing.Load():
+			case c.server.closing.Load() && !c.fresh.Load():
 				c.next = hangUp
 			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
 				c.warm = true
@@ -202,6 +206,9 @@ func (c *conn) advance() action {
 		}
 		if c.resting.Load() {
 			c.resting.Store(false)
+			if c.fresh.Load() {
+				c.fresh.Store(false)
+			}
 			c.tick()
 			c.expect(opts.HeaderTimeout)
 		}
@@ -299,6 +306,7 @@ func (c *conn) begin(buffered int) {
 	}
 	if p.opts.RequestTimeout > 0 {
 		c.limit = x.start + instant(p.opts.RequestTimeout)
+		x.route.limit = c.limit
 	}
 	w.out = c.appendRequest(w.out[:0])
 	body := w.r + w.req.size
@@ -323,14 +331,17 @@ func (c *conn) attempts() action {
 	w := c.w
 	x := &w.x
 	for {
+		c.expect(0) // that has a limit of its own
 		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
 		c.clock = now
 		if err != nil {
 			return c.refuse(NoError, err)
 		}
 		x.try(b, now)
-		b.bytesIn.Add(uint64(w.req.length))
 		bc, n, sent, err := c.roundTrip(now)
+		if sent {
+			b.bytesIn.Add(uint64(w.req.length))
+		}
 		var kind ErrorKind
 		if err == nil {
 			n, kind, err = c.readHead(bc, n)
@@ -405,7 +416,10 @@ func (c *conn) key(k Key) []byte {
 		for i := range w.req.n {
 			f := &w.req.fields[i]
 			if int(f.colon-f.start) == len(k.name) && equalFold(buf[f.start:f.colon], k.lower) {
-				return f.val(buf)
+				if v := f.val(buf); len(v) > 0 {
+					return v
+				}
+				return nil
 			}
 		}
 	case byCookie, issuedCookie:
@@ -439,11 +453,15 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 	}
 	status, text := x.refusal(kind, err)
 	x.refused(err)
-	if kind == TimedOut {
-		c.sock.SetDeadline(time.Time{}) // the reaper interrupts both ends
-	}
 	x.status = status
+	c.limit = 0 // there is time to say so
 	closing := c.closing()
+	if c.interrupted.Load() {
+		// The time limit was that of the backend. The client is told, and the
+		// connection is not used further: the limit may strike once more.
+		c.sock.SetDeadline(time.Time{})
+		closing = true
+	}
 	h := append(c.w.head[:0], "HTTP/1.1 "...)
 	h = strconv.AppendInt(h, int64(status), 10)
 	h = append(append(append(h, ' '), http.StatusText(status)...), "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "...)

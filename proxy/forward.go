@@ -17,6 +17,9 @@ func (c *conn) appendRequest(out []byte) []byte {
 	}
 	if w.x.trace.on {
 		drop |= 1 << traceparentField
+		if w.x.trace.begins() {
+			drop |= 1 << tracestateField
+		}
 	}
 	if w.req.kinds&drop != 0 {
 		for i := range w.req.n {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"net"
-	"sync"
 )
 
 // A Frontend is a proxy that serves one listener. It has the methods by which
@@ -48,11 +47,10 @@ func (f *Frontend) Addr() string { return f.listener.Addr().String() }
 // Close stops accepting, waits until requests in flight have ended, for
 // Options.DrainTimeout at most, and ends those that remain when ctx ends. It
 // returns ctx's error then, or else the error for which serving had ended
-// before.
+// before. The proxy is closed, too.
 func (f *Frontend) Close(ctx context.Context) error {
 	f.stop()
-	var ended sync.WaitGroup
-	defer ended.Wait()
+	defer f.proxy.Close()
 	select {
 	case <-f.served:
 		return f.err

@@ -16,20 +16,25 @@ import (
 // process, give it the listener, wait until it serves, end the context of Serve
 // here. No connection is refused, not even one that waits in the backlog.
 func SendListener(to *net.UnixConn, l net.Listener) error {
-	f, ok := l.(interface{ File() (*os.File, error) })
+	f, ok := l.(syscall.Conn)
 	if !ok {
 		return fmt.Errorf("send listener %s: a %T cannot be given away", l.Addr(), l)
 	}
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // the other process serves there
 	}
-	file, err := f.File()
+	raw, err := f.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("send listener %s: %w", l.Addr(), err)
 	}
-	defer file.Close()
-	if _, _, err = to.WriteMsgUnix([]byte{0}, syscall.UnixRights(int(file.Fd())), nil); err != nil {
+	var sent error
+	if err := raw.Control(func(fd uintptr) {
+		_, _, sent = to.WriteMsgUnix([]byte{0}, syscall.UnixRights(int(fd)), nil)
+	}); err != nil {
 		return fmt.Errorf("send listener %s: %w", l.Addr(), err)
+	}
+	if sent != nil {
+		return fmt.Errorf("send listener %s: %w", l.Addr(), sent)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -53,7 +54,7 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	if n == 0 {
 		return 0
 	}
-	rank := uint64(q * float64(n))
+	rank := uint64(math.Ceil(max(q*float64(n)-1, 0))) // of the one looked for, from 0
 	for i, c := range h.Counts {
 		if rank < c {
 			return h.Bound(i)

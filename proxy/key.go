@@ -95,10 +95,13 @@ func cookieValue[T ~string | ~[]byte](header T, name string) (value T, ok bool) 
 func (k Key) of(r *http.Request, client string) string {
 	switch k.kind {
 	case byHeader:
+		if k.lower == "host" {
+			return r.Host
+		}
 		return r.Header.Get(k.name)
 	case byCookie, issuedCookie:
 		for _, v := range r.Header["Cookie"] {
-			if value, ok := cookieValue(v, k.name); ok {
+			if value, ok := cookieValue(v, k.name); ok && value != "" {
 				return value
 			}
 		}

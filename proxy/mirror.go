@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,17 +29,54 @@ type mirror struct {
 
 type mirrorStats struct {
 	sent, failed, dropped atomic.Uint64
-	active                atomic.Int64
-	running               sync.WaitGroup
+
+	mu     sync.Mutex // guards the following
+	active int
+	none   chan struct{} // closed when there are none; nil if nobody waits
+}
+
+// begin reports whether another one may be sent; end must follow then.
+func (s *mirrorStats) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active == maxMirrors {
+		s.dropped.Add(1)
+		return false
+	}
+	s.active++
+	return true
+}
+
+func (s *mirrorStats) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active--; s.active == 0 && s.none != nil {
+		close(s.none)
+		s.none = nil
+	}
+}
+
+// wait waits until there are none.
+func (s *mirrorStats) wait() {
+	s.mu.Lock()
+	if s.active == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.none == nil {
+		s.none = make(chan struct{})
+	}
+	none := s.none
+	s.mu.Unlock()
+	<-none
 }
 
 // SetMirror has a share of the requests, in 1/10,000, sent to a pool, too,
-// besides the one that answers them: with their bodies, if these have a
-// Content-Length of 256 KiB at most. The answers are dropped. Requests
-// that go to that pool anyway are not mirrored. A copy that cannot be sent at
-// once, because 256 others are under way or its body is not of that kind, is
-// dropped and counted. A share of 0
-// ends it.
+// besides the one that answers them, bodies included. The answers are dropped.
+// Requests that go to that pool anyway, and those that switch protocols, are not
+// mirrored. A copy that cannot be sent at once, because 256 others are under way,
+// or whose body is larger than 256 KiB, is dropped and counted. A share of 0 ends
+// it.
 func (p *Proxy) SetMirror(pool string, share int) error {
 	if share < 0 || share > whole {
 		return fmt.Errorf("mirror to pool %s: the share is %d: it must be between 0 and %d", pool, share, whole)
@@ -74,19 +112,14 @@ func (m *mirror) send(raw []byte) {
 }
 
 // sendRequest is send for a request of net/http, whose body was kept.
-func (m *mirror) sendRequest(q *request, out *http.Request) {
-	if q.upgrade || q.body != nil && !q.body.whole {
-		m.proxy.mirrors.dropped.Add(1)
-		return
-	}
-	var body []byte
-	if q.body != nil {
-		body = q.body.buf
-	}
+func (m *mirror) sendRequest(q *request) {
 	m.start(func() (*http.Request, error) {
-		r := out.Clone(context.Background())
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		r.ContentLength = int64(len(body))
+		r := q.copied.Clone(context.Background())
+		r.Body = http.NoBody
+		if q.body != nil {
+			r.Body = io.NopCloser(bytes.NewReader(q.body.copy))
+			r.ContentLength = int64(len(q.body.copy))
+		}
 		r.TransferEncoding = nil
 		return r, nil
 	}, func() {})
@@ -96,21 +129,19 @@ func (m *mirror) sendRequest(q *request, out *http.Request) {
 // that copy lets go of what is not its own.
 func (m *mirror) start(build func() (*http.Request, error), copy func()) {
 	stats := &m.proxy.mirrors
-	if stats.active.Add(1) > maxMirrors {
-		stats.active.Add(-1)
-		stats.dropped.Add(1)
+	if !stats.begin() {
 		return
 	}
 	copy()
-	stats.running.Go(func() {
-		defer stats.active.Add(-1)
+	go func() {
+		defer stats.end()
 		if err := m.roundTrip(build); err != nil {
 			stats.failed.Add(1)
 			m.proxy.problem("a mirrored request failed", "pool", m.pool.name, "error", err)
 			return
 		}
 		stats.sent.Add(1)
-	})
+	}()
 }
 
 func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
@@ -125,20 +156,27 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 	}
 	x := exchange{p: m.proxy, start: now, route: route{pool: m.pool}}
 	x.try(b, now)
-	b.requests.Add(1)
 	ctx, cancel := context.WithTimeout(b.ctx, mirrorTime)
 	defer cancel()
 	r = r.WithContext(ctx)
 	r.RequestURI = ""
 	r.URL.Scheme, r.URL.Host = "http", urlHost(b.addr)
-	resp, err := m.proxy.slow.http1.RoundTrip(r)
+	b.bytesIn.Add(uint64(max(r.ContentLength, 0)))
+	resp, err := m.proxy.slow.transport(isGRPC(r), false).RoundTrip(r)
 	if err != nil {
-		x.lose(m.proxy.now(), errorKind(err), err)
+		kind := errorKind(err)
+		if dial := (*dialError)(nil); errors.As(err, &dial) {
+			kind = DialFailed
+		}
+		x.lose(m.proxy.now(), kind, err)
 		return err
 	}
 	defer resp.Body.Close()
 	x.answer(m.proxy.now(), resp.StatusCode)
-	x.received, err = io.Copy(io.Discard, resp.Body)
+	if x.received, err = io.Copy(io.Discard, resp.Body); err != nil {
+		x.lose(m.proxy.now(), errorKind(err), err)
+		return err
+	}
 	x.finish()
-	return err
+	return nil
 }

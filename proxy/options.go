@@ -94,7 +94,8 @@ type Options struct {
 	// means 256.
 	MaxIdleConns int
 
-	// MaxAttempts is on how many backends a request is tried. Zero means 3.
+	// MaxAttempts is to how many backends a request may be sent. Those that
+	// could not be reached do not count. Zero means 3.
 	MaxAttempts int
 
 	// RetryBudget bounds the retries of requests that a backend may have seen:
@@ -268,8 +269,11 @@ func (o Options) withDefaults() (Options, error) {
 			errs = append(errs, fmt.Errorf("field Options.%s: %w", f.name, err))
 		}
 	}
-	if o.HashBy.kind == issuedCookie || o.Override.kind == issuedCookie || o.Override.kind == clientAddr {
-		bad("HashBy and Options.Override", "an issued cookie or the client's address", "be of another kind: only Options.Sticky issues cookies")
+	if o.HashBy.kind == issuedCookie {
+		bad("HashBy", o.HashBy, "be of another kind: only Options.Sticky issues cookies")
+	}
+	if o.Override.kind == issuedCookie || o.Override.kind == clientAddr {
+		bad("Override", o.Override, "be of another kind, which can name a pool: a header, or a cookie of the application")
 	}
 	return o, errors.Join(errs...)
 }

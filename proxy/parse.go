@@ -33,6 +33,7 @@ const (
 	forwardedOtherField // X-Forwarded-Port and the like
 	cookieField
 	traceparentField
+	tracestateField
 	codingField // Transfer-Encoding
 	trailerField
 	upgradeField
@@ -362,6 +363,8 @@ func kindOf(name []byte) fieldKind {
 			return connectionField
 		case equalFold(name, "keep-alive"):
 			return keepAliveField
+		case equalFold(name, "tracestate"):
+			return tracestateField
 		}
 	case 11:
 		if equalFold(name, "traceparent") {

@@ -233,6 +233,9 @@ func (p *Pool) change(f func([]*backend) []*backend) error {
 	var gone []*backend
 	for _, b := range old {
 		if !slices.Contains(p.current, b) {
+			// Now, and not after the lock: another change that finds it gone
+			// promises that it gets nothing, too.
+			b.retire(p.proxy.opts.DrainTimeout)
 			gone = append(gone, b)
 		}
 	}
@@ -240,7 +243,7 @@ func (p *Pool) change(f func([]*backend) []*backend) error {
 	p.set.Store(newBackendSet(p.current))
 	p.mu.Unlock()
 	for _, b := range gone {
-		b.remove(p.proxy.opts.DrainTimeout)
+		b.leave()
 	}
 	p.proxy.changed.announce()
 	return nil
@@ -249,9 +252,13 @@ func (p *Pool) change(f func([]*backend) []*backend) error {
 // forget is called by a backend that has no requests any more.
 func (p *Pool) forget(b *backend) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.draining = slices.DeleteFunc(p.draining, func(d *backend) bool { return d == b })
 	p.total.add(b.counts())
+	last := p.closed && len(p.draining) == 0
+	p.mu.Unlock()
+	if last {
+		p.proxy.forgetPool(p)
+	}
 }
 
 func find(sorted []*backend, address string) (int, bool) {

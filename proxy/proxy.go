@@ -27,8 +27,6 @@ type Proxy struct {
 	split  atomic.Pointer[split]
 	pools  atomic.Pointer[map[string]*Pool] // copied when it changes
 	mirror atomic.Pointer[mirror]
-	ctx    context.Context // ends with Close
-	end    context.CancelFunc
 	turn   atomic.Uint64 // of the split
 
 	noPick   atomic.Uint64 // requests that found no backend
@@ -36,9 +34,13 @@ type Proxy struct {
 	problems logLimit
 	mirrors  mirrorStats
 
-	mu     sync.Mutex // guards changes of split, pools and mirror, and the following
-	shares []Share
-	gone   Counts // of pools that were closed
+	ended context.Context // by Close
+	end   context.CancelFunc
+
+	mu      sync.Mutex // guards changes of split, pools and mirror, and the following
+	shares  []Share
+	closing []*Pool // closed, but with requests in flight
+	gone    Counts  // of pools that were closed before
 }
 
 // New returns a proxy without backends. An error names the field of opts that is
@@ -50,7 +52,7 @@ func New(opts Options) (*Proxy, error) {
 		return nil, fmt.Errorf("new proxy: %w", err)
 	}
 	p := &Proxy{opts: opts, epoch: time.Now(), budget: budget{share: opts.RetryBudget}}
-	p.ctx, p.end = context.WithCancel(context.Background())
+	p.ended, p.end = context.WithCancel(context.Background())
 	p.pools.Store(&map[string]*Pool{})
 	p.slow.init(p)
 	if err := p.SetSplit(Share{DefaultPool, whole}); err != nil {
@@ -99,6 +101,27 @@ func (p *Proxy) dropPool(pool *Pool) {
 	if slices.ContainsFunc(p.shares, func(s Share) bool { return s.Pool == pool.name }) {
 		p.split.Store(newSplit(p.shares, p.poolLocked))
 	}
+	if m := p.mirror.Load(); m != nil && m.pool == pool {
+		p.mirror.Store(&mirror{proxy: p, pool: p.poolLocked(pool.name), share: m.share})
+	}
+	pool.mu.Lock()
+	defer pool.mu.Unlock()
+	if len(pool.draining) > 0 {
+		p.closing = append(p.closing, pool)
+	} else {
+		p.gone.add(pool.total)
+	}
+}
+
+// forgetPool is called when nothing is in flight any more in a closed pool.
+func (p *Proxy) forgetPool(pool *Pool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.closing, pool)
+	if i < 0 {
+		return // dropPool has not seen it yet, or not with anything in flight
+	}
+	p.closing = slices.Delete(p.closing, i, i+1)
 	pool.mu.Lock()
 	p.gone.add(pool.total)
 	pool.mu.Unlock()
@@ -132,18 +155,16 @@ func (p *Proxy) SetSplit(shares ...Share) error {
 	return nil
 }
 
-// Close ends everything at once: calls of Serve, which return soon after it, and
-// what is in flight. It waits for mirrored requests only. To end gracefully end
-// the contexts of Serve first, and wait for it to return.
+// Close removes all backends, ends what is in flight, at once, and waits for
+// mirrored requests. Calls of Serve end by their contexts, and do not wait for
+// requests any more then; requests that come meanwhile are answered with 503.
 func (p *Proxy) Close() {
 	p.end()
 	for _, pool := range *p.pools.Load() {
-		_ = pool.Close(p.ctx) // its error is that it did not wait
+		_ = pool.Close(p.ended) // its error is that it did not wait
 	}
-	p.mirrors.running.Wait()
-	p.slow.http1.CloseIdleConnections()
-	p.slow.h2c.CloseIdleConnections()
-	p.slow.grpc.CloseIdleConnections()
+	p.mirrors.wait()
+	p.slow.close()
 }
 
 // cookie returns the Set-Cookie field that issues a key.
@@ -162,6 +183,7 @@ type route struct {
 	tried  []*backend
 	sent   int     // attempts that a backend may have seen
 	held   instant // until when it may wait for a backend; 0 if it did not wait yet
+	limit  instant // of the request as a whole; 0 if there is none
 }
 
 // choose returns the pool of a request that has a sticky key, if not nil, and
@@ -186,10 +208,6 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 	var change <-chan struct{}
 	for {
 		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
-			b.requests.Add(1)
-			if r.sent+len(r.tried) > 0 {
-				b.retries.Add(1)
-			}
 			if open {
 				b.open.Add(1)
 			}
@@ -197,6 +215,9 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 		}
 		if r.held == 0 {
 			r.held = now + instant(max(p.opts.HoldTimeout, 1))
+			if r.limit != 0 {
+				r.held = min(r.held, r.limit)
+			}
 		}
 		if now >= r.held {
 			p.noPick.Add(1)
@@ -212,6 +233,8 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 		case <-change:
 		case <-again.C:
 			r.tried = r.tried[:0]
+		case <-p.ended.Done():
+			r.held = now
 		case <-ctx.Done():
 			again.Stop()
 			return nil, p.now(), ctx.Err()

@@ -109,8 +109,7 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 	x.received += int64(len(have))
 
 	if whole {
-		if clean && !res.close && !uploading {
-			c.backend.Store(nil)
+		if clean && !res.close && !uploading && c.letGo() {
 			bc.b.conns.put(bc, now)
 			bc = nil
 		}
@@ -141,9 +140,9 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 	if err != nil {
 		return c.broken(bc, kind, err)
 	}
-	c.backend.Store(nil)
-	if clean && !res.close && !uploading && body != bodyUntilEnd {
-		bc.b.conns.put(bc, x.p.now())
+	c.tick()
+	if c.letGo() && clean && !res.close && !uploading && body != bodyUntilEnd {
+		bc.b.conns.put(bc, c.clock)
 	} else {
 		bc.close()
 	}

@@ -27,6 +27,7 @@ type screened struct {
 	raw   []byte // read, not yet looked at
 	ready []byte // passed
 	state screenState
+
 	err   error
 	fresh bool // HTTP/2's preface may come
 
@@ -34,10 +35,12 @@ type screened struct {
 	// writes is the last.
 	lastWord atomic.Bool
 
-	unlimit func() // is called when the client may take its time: HTTP/2, or an upgrade
+	unlimit func()      // is called when the client may take its time: HTTP/2, or an upgrade
+	unread  atomic.Bool // the client may have sent what nobody reads, after an upgrade that was refused
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
+	limit   time.Time    // of a head that has begun
 	began   time.Time    // the body
 	passed  int64        // of it
 	scratch []byte
@@ -71,7 +74,18 @@ func (s *screened) Write(p []byte) (int, error) {
 }
 
 // switched is called when the connection has been hijacked.
-func (s *screened) switched() { s.unlimit() }
+func (s *screened) switched() {
+	s.unread.Store(false)
+	s.unlimit()
+}
+
+// Close closes the connection; the client gets what was written last.
+func (s *screened) Close() error {
+	if s.unread.Load() && s.CloseWrite() == nil {
+		readAll(s.Conn)
+	}
+	return s.Conn.Close()
+}
 
 // CloseWrite ends one direction before the other.
 func (s *screened) CloseWrite() error { return closeWrite(s.Conn) }
@@ -178,7 +192,7 @@ func (s *screened) readHead() error {
 			return nil
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
-			s.began, s.passed = time.Now(), 0
+			s.began, s.passed, s.limit = time.Now(), 0, time.Time{}
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
 			s.state = open // is answered with 431
@@ -186,6 +200,11 @@ func (s *screened) readHead() error {
 		}
 		if s.scratch == nil {
 			s.scratch = make([]byte, 4<<10)
+		}
+		if len(s.raw) > 0 && s.limit.IsZero() {
+			// net/http sees nothing of it before it is there as a whole.
+			s.limit = time.Now().Add(s.proxy.opts.HeaderTimeout)
+			s.Conn.SetReadDeadline(s.limit)
 		}
 		n, err := s.Conn.Read(s.scratch)
 		s.raw = append(s.raw, s.scratch[:n]...)
@@ -315,6 +334,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	case codings == 1 && old:
 		return bad("Transfer-Encoding in HTTP/1.0")
 	case upgrade || connect:
+		s.unread.Store(true)
 		return size, open, nil // no request follows: see ServeHTTP
 	case codings == 1:
 		s.chunks = chunkScanner{}

@@ -31,14 +31,22 @@ type server struct {
 	handed *handedConns // connections for http
 	http   *http.Server
 	wg     sync.WaitGroup
+
+	// A server of net/http that is to end takes no further connections, but
+	// those that are handed over then have a request, too.
+	handedLate *handedConns
+	late       *http.Server
+
 	accept acceptor
 	lot    *lot         // nil if there is none
 	warm   atomic.Int64 // connections at rest that have a goroutine
 
-	mu    sync.Mutex // guards the following
-	conns []*conn    // of the fast path
-	other map[*notifyConn]struct{}
-	none  chan struct{} // closed when closing and there are no connections left
+	mu       sync.Mutex // guards the following
+	conns    []*conn    // of the fast path
+	other    map[*notifyConn]struct{}
+	handlers int           // requests of net/http
+	noFast   chan struct{} // closed when closing and there are no conns left
+	none     chan struct{} // closed when there is nothing else left either
 }
 
 // Serve accepts plaintext connections, and serves HTTP/1.1 and HTTP/2 (with prior
@@ -68,17 +76,22 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 		proxy:  p,
 		scheme: "http",
 		tls:    config,
-		handed: &handedConns{addr: l.Addr(), c: make(chan net.Conn), done: make(chan struct{})},
+		handed: newHandedConns(l.Addr()),
 		accept: acceptor{proxy: p, places: make(chan struct{}, p.opts.MaxConns)},
 		other:  map[*notifyConn]struct{}{},
+		noFast: make(chan struct{}),
 		none:   make(chan struct{}),
+
+		handedLate: newHandedConns(l.Addr()),
 	}
 	if config != nil {
 		s.scheme = "https"
 	}
-	ctx, s.ctx, s.abort = p.serving(ctx)
+	s.ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.abort()
 	s.http = p.slow.server(s)
+	s.late = p.slow.server(s)
+	s.late.SetKeepAlivesEnabled(false)
 	if config == nil {
 		s.lot = newLot(func(c *conn) { s.wg.Go(c.serve) })
 	}
@@ -86,29 +99,16 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 	var running sync.WaitGroup
 	stop := make(chan struct{})
 	running.Go(func() { _ = s.http.Serve(s.handed) }) // it fails when it is closed
+	running.Go(func() { _ = s.late.Serve(s.handedLate) })
 	running.Go(func() { s.reap(stop) })
 	err := s.accept.run(ctx, l, s.start)
 	s.shutdown()
 	close(stop)
+	s.http.Close()
+	s.late.Close()
 	running.Wait()
 	s.wg.Wait()
 	return err
-}
-
-// serving returns the context in which a server accepts, which ends with ctx, and
-// that in which what is in flight goes on, which abort ends. Close ends both.
-func (p *Proxy) serving(ctx context.Context) (accepting, flying context.Context, abort context.CancelFunc) {
-	accepting, stop := context.WithCancel(ctx)
-	flying, end := context.WithCancel(context.WithoutCancel(ctx))
-	unhook := context.AfterFunc(p.ctx, func() {
-		stop()
-		end()
-	})
-	return accepting, flying, func() {
-		unhook()
-		stop()
-		end()
-	}
 }
 
 // start serves a connection in a goroutine of its own.
@@ -116,6 +116,8 @@ func (s *server) start(rwc net.Conn) {
 	c := &conn{server: s, sock: rwc, rwc: rwc, peer: peerOf(rwc)}
 	c.trust = len(s.proxy.opts.TrustedProxies) > 0 && s.proxy.trusted(c.peer)
 	c.resting.Store(true)
+	c.fresh.Store(true)
+	c.tick()
 	c.expect(s.proxy.opts.HeaderTimeout)
 	if s.tls == nil {
 		c.raw = rawConn(rwc)
@@ -226,13 +228,41 @@ func (s *server) unlistLocked(c *conn) {
 }
 
 func (s *server) leftLocked() {
-	if s.closing.Load() && len(s.conns) == 0 && len(s.other) == 0 {
-		select {
-		case <-s.none:
-		default:
-			close(s.none)
+	if s.closing.Load() && len(s.conns) == 0 {
+		closeOnce(s.noFast)
+		if len(s.other) == 0 && s.handlers == 0 {
+			closeOnce(s.none)
 		}
 	}
+}
+
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// ServeHTTP serves a request on a connection that was handed over. It is counted,
+// so that none goes on when Serve has returned.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	select {
+	case <-s.none: // its connection has been closed
+		s.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	default:
+	}
+	s.handlers++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.handlers--
+		s.leftLocked()
+		s.mu.Unlock()
+	}()
+	s.proxy.ServeHTTP(w, r)
 }
 
 // handOver gives a connection to net/http, with what has been read of it.
@@ -262,7 +292,11 @@ func (s *server) handOver(c *conn, read []byte) {
 	select {
 	case s.handed.c <- to:
 	case <-s.handed.done:
-		to.Close()
+		select {
+		case s.handedLate.c <- to:
+		case <-s.handedLate.done:
+			to.Close()
+		}
 	}
 }
 
@@ -282,21 +316,38 @@ func (s *server) closed(c *notifyConn) {
 func (s *server) shutdown() {
 	s.mu.Lock()
 	s.closing.Store(true)
+	now := s.proxy.now()
 	for _, c := range s.conns {
-		if c.resting.Load() {
-			c.sock.SetReadDeadline(longAgo)
+		switch {
+		case !c.resting.Load():
+		case c.fresh.Load():
+			if d := c.deadline.Load(); d > int64(now+freshTime) {
+				c.deadline.CompareAndSwap(d, int64(now+freshTime)) // unless it has just begun
+			}
+		default:
+			c.sock.SetReadDeadline(longAgo) // see nudged
 		}
 	}
 	s.leftLocked()
 	s.mu.Unlock()
 	if s.lot != nil {
 		for _, c := range s.lot.close() {
-			s.discard(c)
+			if c.fresh.Load() || !c.silent() {
+				s.wg.Go(c.serve)
+			} else {
+				s.discard(c)
+			}
 		}
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.proxy.opts.DrainTimeout)
 	defer cancel()
+	defer context.AfterFunc(s.proxy.ended, cancel)()
 	_ = s.http.Shutdown(ctx) // its error is ctx's
+	select {
+	case <-s.noFast:
+		_ = s.late.Shutdown(ctx)
+	case <-ctx.Done():
+	}
 	select {
 	case <-s.none:
 		return
@@ -304,6 +355,7 @@ func (s *server) shutdown() {
 	}
 	s.abort()
 	s.http.Close()
+	s.late.Close()
 	s.mu.Lock()
 	for _, c := range s.conns {
 		c.interrupt()
@@ -321,6 +373,7 @@ func (s *server) shutdown() {
 
 // interrupt ends what the connection waits for.
 func (c *conn) interrupt() {
+	c.interrupted.Store(true)
 	c.sock.SetDeadline(longAgo)
 	if bc := c.backend.Load(); bc != nil {
 		bc.interrupt()
@@ -350,8 +403,6 @@ func (s *server) reap(stop <-chan struct{}) {
 				late = append(late, c)
 			} else if w := c.waiting.Load(); w != 0 && now-w > int64(reapTime) {
 				waiting = append(waiting, c)
-			} else if s.closing.Load() && c.resting.Load() {
-				late = append(late, c)
 			}
 		}
 		s.mu.Unlock()
@@ -372,6 +423,28 @@ func (s *server) reap(stop <-chan struct{}) {
 		}
 		s.proxy.closeIdle(instant(now))
 	}
+}
+
+// freshTime is how long a new connection is waited for when serving ends: its
+// client has been told that it is accepted, and cannot know better.
+const freshTime = instant(time.Second)
+
+// nudged reports whether what a read of the connection failed by is that serving
+// is about to end, and not a time limit: then what has come is served all the
+// same.
+func (c *conn) nudged() bool {
+	if !c.server.closing.Load() || c.wasNudged || c.interrupted.Load() {
+		return false
+	}
+	c.wasNudged = true
+	c.sock.SetReadDeadline(time.Time{})
+	return !c.interrupted.Load() // it may have come between
+}
+
+// silent reports whether the client is there and has sent nothing.
+func (c *conn) silent() (silent bool) {
+	_ = c.raw.Control(func(fd uintptr) { silent = silentFD(fd) })
+	return silent
 }
 
 // clientGone reports whether the client has closed the connection.
@@ -438,6 +511,10 @@ type handedConns struct {
 	c    chan net.Conn
 	once sync.Once
 	done chan struct{}
+}
+
+func newHandedConns(addr net.Addr) *handedConns {
+	return &handedConns{addr: addr, c: make(chan net.Conn), done: make(chan struct{})}
 }
 
 func (h *handedConns) Accept() (net.Conn, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -29,10 +30,14 @@ type slowPath struct {
 	h2c     http.Transport
 	grpc    http.Transport // h2c without a limit for the response to begin
 	quiet   *log.Logger
+
+	mu    sync.Mutex // guards the following
+	conns map[*notifyConn]struct{}
 }
 
 func (s *slowPath) init(p *Proxy) {
 	s.proxy = p
+	s.conns = map[*notifyConn]struct{}{}
 	s.quiet = log.New(io.Discard, "", 0)
 	s.http1 = http.Transport{
 		DialContext:            s.dial,
@@ -73,7 +78,7 @@ func (s *slowPath) init(p *Proxy) {
 func (s *slowPath) server(owner *server) *http.Server {
 	opts := &s.proxy.opts
 	srv := &http.Server{
-		Handler:                      s.proxy,
+		Handler:                      owner,
 		ReadHeaderTimeout:            opts.HeaderTimeout,
 		IdleTimeout:                  opts.IdleTimeout,
 		MaxHeaderBytes:               opts.MaxHeaderBytes,
@@ -99,13 +104,15 @@ type request struct {
 	upgrade bool
 	grpc    bool
 	peer    netip.Addr
-	mirror  *mirror      // nil if it is not to be mirrored
 	body    *requestBody // nil if there is none
 	tracked *trackedBody // that of the response; nil until there is one
+	timeout *time.Timer  // nil if there is none
+
+	mirror *mirror       // nil if it is not mirrored
+	copied *http.Request // as a backend gets it, for mirror
 
 	bodiless bool          // the response has a head only
 	deadline time.Duration // of a client of gRPC, from the start; 0 if there is none
-	timeout  *time.Timer   // nil if there is none
 }
 
 type requestKey struct{}
@@ -127,7 +134,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.peer = a.Addr().Unmap()
 	}
 	q.upgrade = slices.ContainsFunc(r.Header["Upgrade"], func(v string) bool { return !isH2C(v) })
-	q.grpc = r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	q.grpc = r.ProtoMajor == 2 && isGRPC(r)
 	if q.grpc {
 		q.deadline = grpcTimeout(r.Header.Get("Grpc-Timeout"))
 	}
@@ -146,13 +153,16 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
 	p.slow.route(q, r)
-	q.mirror = p.mirrored(q.route.pool)
+	if !q.upgrade {
+		q.mirror = p.mirrored(q.route.pool)
+	}
 	out := r.WithContext(ctx)
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		q.body = &requestBody{ReadCloser: r.Body}
-		n := r.ContentLength
-		if n > 0 && (n <= bufferSize && isIdempotent(r.Method) || n <= maxMirrored && q.mirror != nil) {
+		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
 			q.body.keep()
+		} else if q.mirror != nil && r.ContentLength <= maxMirrored {
+			q.body.copying = true
 		}
 		out.Body = q.body
 		// Without it net/http would read the whole body before the response.
@@ -168,6 +178,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if q.status == 0 {
 			q.status = recorder.status
+		}
+		switch {
+		case q.mirror == nil || q.copied == nil:
+		case q.body == nil || q.body.copied.Load():
+			q.mirror.sendRequest(q)
+		default: // too large, or not whole
+			p.mirrors.dropped.Add(1)
 		}
 		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
 	}()
@@ -254,23 +271,37 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	h.Set("Forwarded", forwarded+string(appendForwarded(nil, q.peer, r.In.Host, scheme)))
 	if q.trace.on {
 		h.Set("Traceparent", string(q.trace.append(nil)))
+		if q.trace.begins() {
+			h.Del("Tracestate")
+		}
 	}
+	if q.mirror != nil {
+		q.copied = r.Out
+	}
+}
+
+// transport returns what a request of a kind is sent with.
+func (s *slowPath) transport(grpc, upgrade bool) *http.Transport {
+	switch speaks := s.proxy.opts.Backends; {
+	case grpc && speaks != HTTP1:
+		return &s.grpc
+	case speaks == H2C && !upgrade:
+		return &s.h2c
+	}
+	return &s.http1
+}
+
+// isGRPC reports whether a request is one of gRPC; gRPC-Web is not.
+func isGRPC(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
 // RoundTrip has a backend answer the request. It implements [http.RoundTripper]
 // for the reverse proxy.
 func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := req.Context().Value(requestKey{}).(*request)
-	transport := &s.http1
-	switch speaks := s.proxy.opts.Backends; {
-	case q.grpc && speaks != HTTP1:
-		transport = &s.grpc
-	case speaks == H2C && !q.upgrade:
-		transport = &s.h2c
-	}
-	if q.mirror != nil {
-		q.mirror.sendRequest(q, req)
-	}
+	transport := s.transport(q.grpc, q.upgrade)
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
 		if err != nil {
@@ -284,7 +315,7 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		url.Host = urlHost(b.addr)
 		out.URL = &url
 		if q.body != nil {
-			out.Body = q.body.attempt()
+			out.Body = q.body.attempt(b)
 		}
 		resp, err := transport.RoundTrip(out)
 		if err == nil {
@@ -299,10 +330,8 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		kind := q.kindOf(req.Context(), ctx, err)
 		cancel(nil)
 		q.lose(s.proxy.now(), kind, err)
-		sent := kind != DialFailed
-		replayable := q.body == nil || q.body.replayable()
-		retry := kind != Canceled && s.proxy.mayRetry(&q.exchange.route, b, sent, isIdempotent(req.Method) && kind == Broken)
-		if !retry || !replayable {
+		if kind == Canceled || q.body != nil && !q.body.replayable() ||
+			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed, isIdempotent(req.Method) && kind == Broken) {
 			return nil, &backendError{kind, err}
 		}
 	}
@@ -535,7 +564,31 @@ func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	return conn, nil
+	n := &notifyConn{Conn: conn}
+	forget := func() {
+		s.mu.Lock()
+		delete(s.conns, n)
+		s.mu.Unlock()
+	}
+	n.onClose.Store(&forget)
+	s.mu.Lock()
+	s.conns[n] = struct{}{}
+	s.mu.Unlock()
+	return n, nil
+}
+
+// close closes all connections to backends. The transports could close only
+// those that rest, and take a while to notice which do.
+func (s *slowPath) close() {
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	s.http1.CloseIdleConnections()
+	s.h2c.CloseIdleConnections()
+	s.grpc.CloseIdleConnections()
 }
 
 const unixHost = ".unix.invalid:80"
@@ -563,21 +616,42 @@ type requestBody struct {
 	io.ReadCloser
 	touched atomic.Bool
 	err     atomic.Pointer[error]
-	buf     []byte // all of it, if whole
-	whole   bool
+	whole   bool     // it was read before, and is in copy
+	to      *backend // of the attempt
+
+	// For a mirror. It is not read ahead: the client may wait for an answer to
+	// a part of it.
+	copying bool
+	copied  atomic.Bool // copy is all of it, and does not change any more
+	copy    []byte
 }
 
-// keep reads the body, which is not large. If that fails the attempts will.
+// keep reads the body, which is small.
 func (b *requestBody) keep() {
-	if buf, err := io.ReadAll(b); err == nil {
-		b.buf, b.whole = buf, true
+	buf, err := io.ReadAll(b.ReadCloser)
+	b.copy = buf
+	if err == nil {
+		b.whole = true
+		b.copied.Store(true)
+		return
 	}
+	b.touched.Store(true)
+	b.err.Store(&err)
+	b.ReadCloser = failedBody{err}
 }
 
-func (b *requestBody) attempt() io.ReadCloser {
+// A failedBody is one that the client did not send.
+type failedBody struct{ err error }
+
+func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
+func (b failedBody) Close() error             { return nil }
+
+// attempt returns the body for an attempt on a backend.
+func (b *requestBody) attempt(to *backend) io.ReadCloser {
 	if b.whole {
-		return io.NopCloser(bytes.NewReader(b.buf))
+		return &requestBody{ReadCloser: io.NopCloser(bytes.NewReader(b.copy)), to: to}
 	}
+	b.to = to
 	return b
 }
 
@@ -593,7 +667,21 @@ func (b *requestBody) failed() error {
 func (b *requestBody) Read(p []byte) (int, error) {
 	b.touched.Store(true)
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	b.to.bytesIn.Add(uint64(n))
+	if b.copying {
+		if len(b.copy)+n > maxMirrored {
+			b.copying, b.copy = false, nil
+		} else {
+			b.copy = append(b.copy, p[:n]...)
+		}
+	}
+	switch {
+	case err == io.EOF:
+		if b.copying {
+			b.copying = false
+			b.copied.Store(true)
+		}
+	case err != nil:
 		b.err.Store(&err)
 	}
 	return n, err

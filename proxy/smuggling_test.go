@@ -52,7 +52,7 @@ func post(fields, rest string) string {
 	return "POST /a HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n" + rest
 }
 
-func get(fields string) string { return "GET /a HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n" }
+func getHead(fields string) string { return "GET /a HTTP/1.1\r\nHost: h\r\n" + fields + "\r\n" }
 
 func attacks() []attack {
 	chunked := "0\r\n\r\n" + smuggled
@@ -60,7 +60,7 @@ func attacks() []attack {
 		// Both lengths.
 		refused("CL.TE", post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG"+smuggled)),
 		refused("TE.CL", post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "28\r\n"+smuggled+"\r\n0\r\n\r\n")),
-		refused("CL.TE in GET", get("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n")+chunked),
+		refused("CL.TE in GET", getHead("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n")+chunked),
 		refused("TE with CL 0", post("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n", chunked)),
 
 		// Content-Length.
@@ -84,7 +84,7 @@ func attacks() []attack {
 		refused("CL in Arabic digits", post("Content-Length: ٥\r\n", "hallo"+smuggled)),
 		passed("CL with zeros first", post("Content-Length: 0005\r\n", "hallo"+smuggled), "/a", "/smuggled"),
 		passed("CL with tabs around", post("Content-Length:\t5\t\r\n", "hallo"), "/a"),
-		passed("CL in GET", get("Content-Length: 35\r\n")+smuggled, "/a"),
+		passed("CL in GET", getHead("Content-Length: 35\r\n")+smuggled, "/a"),
 		passed("CL in HEAD", "HEAD /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhallo", "/a"),
 		passed("CL under another name", post("Content_Length: 36\r\nContent-Length: 5\r\n", "hallo"), "/a"),
 
@@ -120,7 +120,7 @@ func attacks() []attack {
 		passed("TE in capitals", post("TRANSFER-ENCODING: CHUNKED\r\n", chunked), "/a", "/smuggled"),
 		passed("TE with tabs around", post("Transfer-Encoding:\tchunked\t\r\n", chunked), "/a", "/smuggled"),
 		passed("TE under another name", post("Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), "/a"),
-		passed("TE in GET", get("Transfer-Encoding: chunked\r\n")+chunked, "/a", "/smuggled"),
+		passed("TE in GET", getHead("Transfer-Encoding: chunked\r\n")+chunked, "/a", "/smuggled"),
 
 		// Chunks. What was passed on before one of them was seen is cut.
 		refused("chunk size with 0x", post("Transfer-Encoding: chunked\r\n", "0x5\r\nhallo\r\n"+chunked)),
@@ -165,20 +165,20 @@ func attacks() []attack {
 		refused("LF for the empty line", "GET /a HTTP/1.1\r\nHost: h\r\n\n"+smuggled),
 		refused("CR for CRLF", "GET /a HTTP/1.1\rHost: h\r\r\n"+"\r\n"+smuggled),
 		refused("CR CR LF", "GET /a HTTP/1.1\r\nHost: h\r\r\n\r\n"+smuggled),
-		refused("CR in a value", get("X: a\rb\r\n")+smuggled),
-		refused("NUL in a value", get("X: a\x00b\r\n")+smuggled),
-		refused("NUL in a name", get("X\x00: a\r\n")+smuggled),
-		refused("BEL in a value", get("X: a\x07b\r\n")+smuggled),
-		refused("a field without colon", get("X\r\n")+smuggled),
-		refused("a field without name", get(": x\r\n")+smuggled),
-		refused("a space before the colon", get("X : y\r\n")+smuggled),
-		refused("a name in UTF-8", get("Xé: y\r\n")+smuggled),
-		refused("a name in quotes", get("\"X\": y\r\n")+smuggled),
-		refused("folded", get("X: y\r\n z\r\n")+smuggled),
+		refused("CR in a value", getHead("X: a\rb\r\n")+smuggled),
+		refused("NUL in a value", getHead("X: a\x00b\r\n")+smuggled),
+		refused("NUL in a name", getHead("X\x00: a\r\n")+smuggled),
+		refused("BEL in a value", getHead("X: a\x07b\r\n")+smuggled),
+		refused("a field without colon", getHead("X\r\n")+smuggled),
+		refused("a field without name", getHead(": x\r\n")+smuggled),
+		refused("a space before the colon", getHead("X : y\r\n")+smuggled),
+		refused("a name in UTF-8", getHead("Xé: y\r\n")+smuggled),
+		refused("a name in quotes", getHead("\"X\": y\r\n")+smuggled),
+		refused("folded", getHead("X: y\r\n z\r\n")+smuggled),
 		refused("folded first", "GET /a HTTP/1.1\r\n X: y\r\nHost: h\r\n\r\n"+smuggled),
-		refused("a line of spaces", get("   \r\n")+smuggled),
-		passed("a value in UTF-8", get("X: é\r\n"), "/a"),
-		passed("empty lines before", "\r\n\r\n"+get(""), "/a"),
+		refused("a line of spaces", getHead("   \r\n")+smuggled),
+		passed("a value in UTF-8", getHead("X: é\r\n"), "/a"),
+		passed("empty lines before", "\r\n\r\n"+getHead(""), "/a"),
 
 		// First lines.
 		refused("HTTP/0.9", "GET /a\r\n"+smuggled),
@@ -213,9 +213,9 @@ func attacks() []attack {
 
 		// Hosts.
 		refused("no Host", "GET /a HTTP/1.1\r\nX: y\r\n\r\n"+smuggled),
-		refused("two Hosts", get("Host: other\r\n")+smuggled),
-		refused("two Hosts, same", get("Host: h\r\n")+smuggled),
-		refused("two Hosts, one with a space", get("Host : other\r\n")+smuggled),
+		refused("two Hosts", getHead("Host: other\r\n")+smuggled),
+		refused("two Hosts, same", getHead("Host: h\r\n")+smuggled),
+		refused("two Hosts, one with a space", getHead("Host : other\r\n")+smuggled),
 		refused("Host folded", "GET /a HTTP/1.1\r\nHost:\r\n h\r\n\r\n"+smuggled),
 		refused("Host with a space", "GET /a HTTP/1.1\r\nHost: h x\r\n\r\n"+smuggled),
 		refused("Host with a slash", "GET /a HTTP/1.1\r\nHost: h/x\r\n\r\n"+smuggled),
@@ -223,25 +223,25 @@ func attacks() []attack {
 		refused("Host with quotes", "GET /a HTTP/1.1\r\nHost: \"h\"\r\n\r\n"+smuggled),
 
 		// Others.
-		refused("a huge head", get("X: "+strings.Repeat("y", 90<<10)+"\r\n")+smuggled),
+		refused("a huge head", getHead("X: "+strings.Repeat("y", 90<<10)+"\r\n")+smuggled),
 		refused("a huge target", "GET /"+strings.Repeat("y", 90<<10)+" HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
-		refused("many fields", get(strings.Repeat("X: y\r\n", 20000))+smuggled),
-		passed("a big head", get("X: "+strings.Repeat("y", 40<<10)+"\r\n")+smuggled, "/a", "/smuggled"),
-		passed("110 fields", get(strings.Repeat("X: y\r\n", 110))+smuggled, "/a", "/smuggled"),
-		then("the preface of HTTP/2, later", get("")+preface+smuggled, "/a"),
+		refused("many fields", getHead(strings.Repeat("X: y\r\n", 20000))+smuggled),
+		passed("a big head", getHead("X: "+strings.Repeat("y", 40<<10)+"\r\n")+smuggled, "/a", "/smuggled"),
+		passed("110 fields", getHead(strings.Repeat("X: y\r\n", 110))+smuggled, "/a", "/smuggled"),
+		then("the preface of HTTP/2, later", getHead("")+preface+smuggled, "/a"),
 		refused("HTTP/2's method", "PRI * HTTP/2.0\r\nHost: h\r\n\r\n"+smuggled),
 		refused("HTTP/2's method in HTTP/1.1", "PRI * HTTP/1.1\r\nHost: h\r\n\r\n"+smuggled),
-		passed("pipelined", get("")+post("Content-Length: 5\r\n", "hallo")+post("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n0\r\n\r\n")+smuggled,
+		passed("pipelined", getHead("")+post("Content-Length: 5\r\n", "hallo")+post("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n0\r\n\r\n")+smuggled,
 			"/a", "/a", "/a", "/smuggled"),
-		then("pipelined, the second bad", get("")+get("X : y\r\n")+smuggled, "/a"),
-		then("pipelined, CL.TE", get("")+post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG")+smuggled, "/a"),
-		then("Upgrade, and more", get("Connection: Upgrade\r\nUpgrade: x\r\n")+"GET /smuggled HTTP/1.1\r\nHost: h\nX: y\r\n\r\n", "/a"),
-		then("two Upgrades, and more", get("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: x\r\n")+"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "/a"),
-		then("an empty Upgrade, and more", get("Upgrade:\r\n")+"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "/a"),
-		passed("Upgrade: h2c", get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n")+smuggled, "/a", "/smuggled"),
+		then("pipelined, the second bad", getHead("")+getHead("X : y\r\n")+smuggled, "/a"),
+		then("pipelined, CL.TE", getHead("")+post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG")+smuggled, "/a"),
+		then("Upgrade, and more", getHead("Connection: Upgrade\r\nUpgrade: x\r\n")+"GET /smuggled HTTP/1.1\r\nHost: h\nX: y\r\n\r\n", "/a"),
+		then("two Upgrades, and more", getHead("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: x\r\n")+"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "/a"),
+		then("an empty Upgrade, and more", getHead("Upgrade:\r\n")+"POST /smuggled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "/a"),
+		passed("Upgrade: h2c", getHead("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n")+smuggled, "/a", "/smuggled"),
 		passed("Connection names Content-Length", post("Connection: Content-Length\r\nContent-Length: 5\r\n", "hallo")+smuggled, "/a", "/smuggled"),
 		passed("Connection names Transfer-Encoding", post("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n", chunked), "/a", "/smuggled"),
-		passed("Connection names Host", get("Connection: Host\r\n")+smuggled, "/a", "/smuggled"),
+		passed("Connection names Host", getHead("Connection: Host\r\n")+smuggled, "/a", "/smuggled"),
 		passed("Expect and a body that is there", post("Expect: 100-continue\r\nContent-Length: 5\r\n", "hallo")+smuggled, "/a", "/smuggled"),
 		refused("Expect something else", post("Expect: 200-ok\r\nContent-Length: 5\r\n", "hallo")+smuggled),
 	}

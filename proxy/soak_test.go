@@ -87,13 +87,13 @@ func TestSoak(t *testing.T) {
 	if testing.Short() {
 		*soakTime = time.Second
 	}
-	goroutines, files := runtime.NumGoroutine(), openFiles()
+	goroutines, files := runtime.NumGoroutine(), len(openFiles())
 	t.Run("mix", testSoak)
 	if !comesTrue(func() bool { return runtime.NumGoroutine() <= goroutines }) {
 		assert.Fail(t, "goroutines are left")
 		_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
 	}
-	assert.True(t, comesTrue(func() bool { return openFiles() <= files }), "files are left open")
+	assert.True(t, comesTrue(func() bool { return len(openFiles()) <= files }), "files are left open")
 }
 
 // comesTrue waits until it is so, without a goroutine of its own.
@@ -145,9 +145,11 @@ func testSoak(t *testing.T) {
 		assert.NotZero(t, rounds[i], "kind %d did nothing", i)
 	}
 	t.Logf("rounds of each kind: %v", rounds)
-	if t.Failed() {
-		t.Logf("the proxies say: %s%s", f.log, tlsProxy.log)
-	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the proxies say: %s%s", f.log, tlsProxy.log)
+		}
+	}()
 	for _, p := range []*proxy.Proxy{p, tlsProxy.Proxy} {
 		var errs uint64
 		for kind, n := range p.Status().Pools[0].Errors {
@@ -492,13 +494,4 @@ func (s *soak) attacks(random *rand.Rand) error {
 		}
 		return nil
 	}
-}
-
-// openFiles returns how many files the process has open, or 0 if nobody says.
-func openFiles() int {
-	files, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0
-	}
-	return len(files)
 }

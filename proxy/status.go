@@ -15,7 +15,7 @@ type Status struct {
 	Refused     uint64 // requests that were malformed or ambiguous
 	Mirrored    uint64 // copies of requests that were sent
 	MirrorFails uint64 // those that failed
-	MirrorDrops uint64 // those that were too many at once
+	MirrorDrops uint64 // those that were too many at once, or too large
 	LogDrops    uint64 // messages that Options.ErrorLog was not told
 
 	Closed Counts // of pools that were closed
@@ -69,6 +69,9 @@ func (p *Proxy) Status() Status {
 	p.mu.Lock()
 	s.Split = slices.Clone(p.shares)
 	s.Closed = p.gone
+	for _, pool := range p.closing {
+		s.Closed.add(pool.Status().Counts)
+	}
 	pools := slices.Collect(maps.Values(*p.pools.Load()))
 	p.mu.Unlock()
 	for _, pool := range pools {

@@ -16,7 +16,7 @@ import (
 // requests; each connection counts as one. It returns as [Proxy.Serve] does.
 func (p *Proxy) ServeTCP(ctx context.Context, l net.Listener) error {
 	t := &tcpServer{proxy: p}
-	ctx, t.ctx, t.abort = p.serving(ctx)
+	t.ctx, t.abort = context.WithCancel(context.WithoutCancel(ctx))
 	defer t.abort()
 	a := acceptor{proxy: p, places: make(chan struct{}, p.opts.MaxConns)}
 	err := a.run(ctx, l, func(c net.Conn) {
@@ -36,6 +36,8 @@ func (p *Proxy) ServeTCP(ctx context.Context, l net.Listener) error {
 	select {
 	case <-done:
 	case <-timeout.C:
+		t.abort()
+	case <-p.ended.Done():
 		t.abort()
 	}
 	waiting.Wait()

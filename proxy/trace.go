@@ -56,6 +56,10 @@ func (p *Proxy) newTrace(traceparent string, n int) trace {
 	return t
 }
 
+// begins reports whether the trace begins here. Then a tracestate that came
+// without a valid traceparent is not of it.
+func (t *trace) begins() bool { return t.parent == [8]byte{} }
+
 // trace is newTrace for the request in c.w.req.
 func (c *conn) trace() trace {
 	w := c.w

@@ -27,12 +27,11 @@ func (c *conn) tryUpload(left int64) action {
 	w := c.w
 	x := &w.x
 	for {
+		c.expect(0) // that has a limit of its own
 		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
 		c.clock = now
 		if err != nil {
-			c.refuse(NoError, err)
-			c.linger()
-			return hangUp
+			return c.refuseUpload(NoError, err)
 		}
 		x.try(b, now)
 		bc, sent, err := c.sendHead()
@@ -47,12 +46,19 @@ func (c *conn) tryUpload(left int64) action {
 			if kind != Canceled && x.p.mayRetry(&x.route, b, sent, false) {
 				continue
 			}
-			c.refuse(kind, err)
-			c.linger()
-			return hangUp
+			return c.refuseUpload(kind, err)
 		}
 		return c.passBody(bc, left)
 	}
+}
+
+// refuseUpload is refuse for a request whose body has not been read: then the
+// connection ends.
+func (c *conn) refuseUpload(kind ErrorKind, err error) action {
+	c.w.req.close = true
+	c.refuse(kind, err)
+	c.linger()
+	return hangUp
 }
 
 // sendHead sends the head and what there is of the body.
@@ -78,6 +84,11 @@ func (c *conn) sendHead() (bc *backendConn, sent bool, err error) {
 	}
 }
 
+// uploadTime is how long the end of a body may take to be noticed after the
+// backend, which has seen it, has answered. If it is not by then, the backend
+// answers before it has all.
+const uploadTime = 5 * time.Millisecond
+
 // passBody passes the rest of the body on, and the response back.
 func (c *conn) passBody(bc *backendConn, left int64) action {
 	w := c.w
@@ -86,7 +97,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	b := x.b
 	go func() {
 		n, err := c.copyBody(bc, left)
-		b.bytesIn.Add(uint64(n))
+		b.bytesIn.Add(uint64(w.req.length - left + n))
 		done <- err
 	}()
 	finished := false
@@ -110,9 +121,10 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	select {
 	case upErr = <-done:
 		finished = true
-	default:
+	case <-time.After(uploadTime):
 	}
 	if err != nil {
+		whole := finished && upErr == nil
 		stop()
 		if errors.Is(upErr, errClientGone) {
 			kind, err = Canceled, errClientGone
@@ -121,12 +133,13 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 		bc.close()
 		c.tick()
 		x.lose(c.clock, kind, err)
-		if kind == Canceled {
+		switch {
+		case kind == Canceled:
 			return hangUp
+		case whole:
+			return c.refuse(kind, err)
 		}
-		c.refuse(kind, err)
-		c.linger()
-		return hangUp
+		return c.refuseUpload(kind, err)
 	}
 	if finished && upErr == nil {
 		return c.respond(bc, n, false)

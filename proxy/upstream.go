@@ -69,6 +69,14 @@ func (p *Proxy) dial(ctx context.Context, addr string) (net.Conn, error) {
 // errGone says that a backend's requests have been ended.
 var errGone = errors.New("the backend was removed and its time to drain is over")
 
+// letGo ends that the connection to the backend is interrupted together with
+// that of the client. It reports false if it has been: then it is not to be used
+// for another request.
+func (c *conn) letGo() bool {
+	c.backend.Store(nil)
+	return !c.interrupted.Load() // which is set before backend is looked at
+}
+
 // interrupt ends what the owner of the connection waits for. Others may call it.
 func (bc *backendConn) interrupt() { bc.conn.SetDeadline(longAgo) }
 
@@ -143,7 +151,7 @@ func (bc *backendConn) stale() bool {
 // errorKind says what an error of a connection to a backend means.
 func errorKind(err error) ErrorKind {
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return TimedOut
 	case errors.Is(err, context.Canceled):
 		return Canceled

@@ -1,0 +1,104 @@
+package proxy
+
+import "time"
+
+// What tests of behaviour need to see from inside.
+
+const (
+	Whole         = whole
+	BudgetReserve = budgetReserve
+	BucketCount   = buckets
+	MaxMirrors    = maxMirrors
+	MaxMirrored   = maxMirrored
+	BufferSize    = bufferSize
+)
+
+func Interleave(weights []int) []uint16 { return interleave(weights) }
+
+func BucketOf(d time.Duration) int { return bucket(d) }
+
+// Choose returns the name of the pool that a request gets. Empty strings stand
+// for what it does not have.
+func (p *Proxy) Choose(key, override string) string {
+	bytes := func(s string) []byte {
+		if s == "" {
+			return nil
+		}
+		return []byte(s)
+	}
+	return p.choose(bytes(key), bytes(override)).name
+}
+
+// A Balancer is the choice of backends, without requests, at times that a test
+// says.
+type Balancer struct {
+	p    *Proxy
+	pool *Pool
+}
+
+func NewBalancer(opts Options, backends ...Backend) (*Balancer, error) {
+	p, err := New(opts)
+	if err != nil {
+		return nil, err
+	}
+	b := &Balancer{p: p, pool: p.Pool(DefaultPool)}
+	return b, b.pool.Set(backends)
+}
+
+// A Picked is a backend that a request has been given.
+type Picked struct {
+	Addr string
+	Open bool // all are avoided
+	b    *backend
+}
+
+// Pick reserves a backend, for what has a key if that is not empty. ok is false
+// if there is none.
+func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picked, ok bool) {
+	var not []*backend
+	for _, t := range tried {
+		not = append(not, t.b)
+	}
+	got, open := b.pool.pick(instant(now), hashKey(0, key), key != "", not)
+	if got == nil {
+		return Picked{}, false
+	}
+	return Picked{got.addr, open, got}, true
+}
+
+// Answer ends a request well.
+func (k Picked) Answer(now, took time.Duration) {
+	k.b.answer(instant(now), took)
+	k.b.release(false)
+}
+
+// Fail ends a request badly.
+func (k Picked) Fail(now time.Duration) {
+	k.b.fail(instant(now), Broken)
+	k.b.release(false)
+}
+
+func (b *Balancer) Pool() *Pool { return b.pool }
+
+// A Budget is a budget for retries.
+type Budget struct{ b budget }
+
+func NewBudget(share float64) *Budget { return &Budget{budget{share: share}} }
+
+func (b *Budget) Request(now time.Duration)    { b.b.request(instant(now)) }
+func (b *Budget) Retry(now time.Duration) bool { return b.b.retry(instant(now)) }
+
+// ParseTraceparent returns the trace ID, the parent's ID and the flags of a
+// traceparent.
+func ParseTraceparent(s string) (id [16]byte, parent [8]byte, flags byte, ok bool) {
+	var t trace
+	ok = t.parse(s)
+	return t.id, t.parent, t.flags, ok
+}
+
+// NewParser returns a function that reads the head of a request, as a connection
+// does, and reports whether it is one that the fast path serves.
+func NewParser() func(head []byte) bool {
+	var h requestHead
+	return func(head []byte) bool { return parseRequest(head, &h) == complete }
+}

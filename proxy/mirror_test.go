@@ -1,0 +1,294 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/proxy"
+)
+
+// A shadow is a backend that keeps what it is sent.
+type shadow struct {
+	*origin
+	mu  sync.Mutex
+	got []*http.Request
+	all []string // bodies
+}
+
+func newShadow(t testing.TB) *shadow {
+	s := &shadow{}
+	s.origin = newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.got, s.all = append(s.got, r), append(s.all, string(b))
+		http.Error(w, "nobody hears this", 500)
+	})
+	return s
+}
+
+// mirrors waits until n copies have been sent, and nothing failed.
+func (r *rig) mirrors(n int) {
+	r.t.Helper()
+	soon(r.t, func() bool { return r.Status().Mirrored >= uint64(n) })
+	st := r.Status()
+	require.EqualValues(r.t, n, st.Mirrored)
+	require.Zero(r.t, st.MirrorFails)
+	require.Zero(r.t, st.MirrorDrops)
+}
+
+// TestMirrorBodies: the copy is what the backend gets, whichever way it came, and
+// whatever the backends speak.
+func TestMirrorBodies(t *testing.T) {
+	for _, protocol := range []proxy.Protocol{proxy.Auto, proxy.H2C} {
+		eachWay(t, func(t *testing.T, w way) {
+			for _, known := range []bool{true, false} {
+				for _, size := range []int{0, 1, 100, 16 << 10, 20_000, proxy.MaxMirrored} {
+					own, copied := newShadow(t), newShadow(t)
+					r := newRig(t, proxy.Options{Backends: protocol}, own.addr)
+					r.Pool("shadow").SetBackends([]string{copied.addr})
+					require.NoError(t, r.SetMirror("shadow", 10_000))
+					for i, method := range []string{"POST", "PUT"} {
+						body := strings.Repeat("x", size)
+						var from io.Reader = strings.NewReader(body)
+						if !known {
+							from = struct{ io.Reader }{from}
+						}
+						req, err := http.NewRequest(method, r.url("/path?q=1"), from)
+						require.NoError(t, err)
+						req.Header.Set("X-Some", "thing")
+						req.Header.Set("X-Forwarded-For", "6.6.6.6")
+						req.Header.Set("Connection", "X-Hop")
+						req.Header.Set("X-Hop", "private")
+						if w == h2Way {
+							req.Header.Del("Connection")
+							req.Header.Del("X-Hop")
+						}
+						resp, err := w.client(t).Do(req)
+						require.NoError(t, err)
+						resp.Body.Close()
+						require.Equal(t, 500, resp.StatusCode)
+						r.mirrors(i + 1)
+						require.Equal(t, body, copied.all[i], "%s, %d bytes, known: %v", method, size, known)
+						a, b := own.got[i], copied.got[i]
+						assert.Equal(t, method, b.Method)
+						assert.Equal(t, a.RequestURI, b.RequestURI)
+						assert.Equal(t, a.Host, b.Host)
+						for _, h := range []http.Header{a.Header, b.Header} {
+							h.Del("Te")             // of which net/http keeps some
+							h.Del("Content-Length") // which a copy always has
+						}
+						assert.Equal(t, a.Header, b.Header)
+						assert.Empty(t, b.Header["X-Hop"])
+						assert.Equal(t, "127.0.0.1", b.Header.Get("X-Forwarded-For"))
+					}
+					r.close()
+				}
+			}
+		})
+	}
+}
+
+// TestMirrorTooLarge: larger ones are answered, and not mirrored.
+func TestMirrorTooLarge(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		own, copied := newOrigin(t, "it", nil), newShadow(t)
+		r := newRig(t, proxy.Options{}, own.addr)
+		r.Pool("shadow").SetBackends([]string{copied.addr})
+		require.NoError(t, r.SetMirror("shadow", 10_000))
+		c := w.client(t)
+		for _, known := range []bool{true, false} {
+			var from io.Reader = strings.NewReader(strings.Repeat("x", proxy.MaxMirrored+1))
+			if !known {
+				from = struct{ io.Reader }{from}
+			}
+			resp, err := c.Post(r.url("/"), "text/plain", from)
+			require.NoError(t, err)
+			resp.Body.Close()
+			require.Equal(t, 200, resp.StatusCode)
+		}
+		get(t, c, r.url("/"))
+		soon(t, func() bool { return r.Status().Mirrored == 1 })
+		soon(t, func() bool { return r.Status().MirrorDrops == 2 })
+		require.Zero(t, r.Status().MirrorFails)
+	})
+}
+
+// TestMirrorShare is exact.
+func TestMirrorShare(t *testing.T) {
+	own, copied := newOrigin(t, "it", nil), newShadow(t)
+	r := newRig(t, proxy.Options{}, own.addr)
+	r.Pool("shadow").SetBackends([]string{copied.addr})
+	want := 0
+	for _, share := range []int{0, 100, 1000, 3333, 10_000, 0} {
+		require.NoError(t, r.SetMirror("shadow", share))
+		for i := range 300 {
+			get(t, ways[i%3].sharedClient(t, r), r.url("/"))
+		}
+		want += 300 * share / 10_000
+		r.mirrors(want)
+	}
+	assert.ErrorContains(t, r.SetMirror("shadow", -1), "share is -1")
+	assert.ErrorContains(t, r.SetMirror("shadow", 10_001), "share is 10001")
+}
+
+// TestMirrorItself: what goes to the mirrored pool anyway is not sent twice.
+func TestMirrorItself(t *testing.T) {
+	copied := newShadow(t)
+	r := newRig(t, proxy.Options{}, copied.addr)
+	require.NoError(t, r.SetMirror(proxy.DefaultPool, 10_000))
+	for _, w := range ways {
+		_, err := fetch(w.client(t), "GET", r.url("/"), "")
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 3, copied.hits.Load())
+	r.mirrors(0)
+}
+
+// TestMirrorHung: a mirror that does not answer delays nobody; copies that would
+// be too many are dropped, and counted.
+func TestMirrorHung(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		own, hung := newOrigin(t, "it", nil), newGate(t, "hung")
+		r := newRig(t, proxy.Options{}, own.addr)
+		r.Pool("shadow").SetBackends([]string{hung.addr})
+		require.NoError(t, r.SetMirror("shadow", 10_000))
+		c := w.client(t)
+		go func() {
+			for range hung.arrived {
+			}
+		}()
+		const more = 20
+		for i := range proxy.MaxMirrors + more {
+			a, err := fetch(c, "POST", r.url("/"), "body")
+			require.NoError(t, err)
+			require.Equal(t, "it", a.body, i)
+		}
+		soon(t, func() bool { return r.Status().MirrorDrops == more })
+		require.Zero(t, r.Status().Mirrored)
+		hung.letGo()
+		soon(t, func() bool { return r.Status().Mirrored == proxy.MaxMirrors })
+		r.close()
+		hung.srv.Close()
+		close(hung.arrived)
+	})
+}
+
+// TestMirrorDead: nor does one that is dead; its failures are counted.
+func TestMirrorDead(t *testing.T) {
+	own := newOrigin(t, "it", nil)
+	r := newRig(t, proxy.Options{}, own.addr)
+	require.NoError(t, r.SetMirror("shadow", 10_000)) // a pool without backends
+	get(t, fastWay.client(t), r.url("/"))
+	soon(t, func() bool { return r.Status().MirrorFails == 1 })
+	r.Pool("shadow").SetBackends([]string{deadAddr(t)})
+	get(t, fastWay.client(t), r.url("/"))
+	soon(t, func() bool { return r.Status().MirrorFails == 2 })
+	require.EqualValues(t, 1, r.pool("shadow").Errors[proxy.DialFailed])
+
+	// A pool that takes the place of a closed one is mirrored to.
+	require.NoError(t, r.Pool("shadow").Close(context.Background()))
+	copied := newShadow(t)
+	r.Pool("shadow").SetBackends([]string{copied.addr})
+	get(t, fastWay.client(t), r.url("/"))
+	soon(t, func() bool { return r.Status().Mirrored == 1 })
+}
+
+// TestMirrorStream: a request whose client waits for an answer to a part of its
+// body is not held up.
+func TestMirrorStream(t *testing.T) {
+	for _, w := range []way{slowWay, h2Way} {
+		t.Run(string(w), func(t *testing.T) {
+			own := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+				rc := http.NewResponseController(w)
+				rc.EnableFullDuplex()
+				w.WriteHeader(200)
+				rc.Flush()
+				buf := make([]byte, 100)
+				for {
+					n, err := r.Body.Read(buf)
+					w.Write(buf[:n])
+					rc.Flush()
+					if err != nil {
+						return
+					}
+				}
+			})
+			copied := newShadow(t)
+			r := newRig(t, proxy.Options{}, own.addr)
+			r.Pool("shadow").SetBackends([]string{copied.addr})
+			require.NoError(t, r.SetMirror("shadow", 10_000))
+			pr, pw := io.Pipe()
+			req, err := http.NewRequest("POST", r.url("/"), pr)
+			require.NoError(t, err)
+			var resp *http.Response
+			got := make(chan error, 1)
+			go func() {
+				var err error
+				resp, err = w.client(t).Do(req)
+				got <- err
+			}()
+			_, err = pw.Write([]byte("ping"))
+			require.NoError(t, err)
+			require.NoError(t, receive(t, got))
+			b := make([]byte, 4)
+			for range 3 {
+				_, err = io.ReadFull(resp.Body, b)
+				require.NoError(t, err)
+				_, err = pw.Write([]byte("pong"))
+				require.NoError(t, err)
+			}
+			pw.Close()
+			_, err = io.Copy(io.Discard, resp.Body)
+			require.NoError(t, err)
+			resp.Body.Close()
+			r.mirrors(1)
+			require.Equal(t, "pingpongpongpong", copied.all[0])
+		})
+	}
+}
+
+// TestMirrorUpgrade: a switch of protocols is not mirrored.
+func TestMirrorUpgrade(t *testing.T) {
+	copied := newShadow(t)
+	r := newRig(t, proxy.Options{}, switchOrigin(t))
+	r.Pool("shadow").SetBackends([]string{copied.addr})
+	require.NoError(t, r.SetMirror("shadow", 10_000))
+	c, _ := upgrade(t, r.addr)
+	c.Close()
+	get(t, fastWay.client(t), r.url("/"))
+	r.mirrors(1)
+}
+
+// TestMirrorClose closes the proxy while copies are being sent.
+func TestMirrorClose(t *testing.T) {
+	own, copied := newOrigin(t, "it", nil), newShadow(t)
+	for range 5 {
+		r := newRig(t, proxy.Options{HoldTimeout: -1}, own.addr)
+		r.Pool("shadow").SetBackends([]string{copied.addr})
+		require.NoError(t, r.SetMirror("shadow", 10_000))
+		var clients []*http.Client
+		for _, w := range ways {
+			clients = append(clients, w.client(t))
+		}
+		crowd := newCrowd(t, len(clients), func(i int) error {
+			a, err := fetch(clients[i], "POST", r.url("/"), "body")
+			if err == nil && a.status != 200 {
+				err = fmt.Errorf("%d", a.status)
+			}
+			return err
+		})
+		time.Sleep(30 * time.Millisecond)
+		r.close() // also waits for copies
+		crowd.halt()
+	}
+}

@@ -1,0 +1,479 @@
+package proxy_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/proxy"
+)
+
+// serveEnds requires that Serve returns without an error.
+func (r *rig) serveEnds() {
+	r.t.Helper()
+	require.NoError(r.t, receive(r.t, r.served))
+	r.served <- nil // for close
+}
+
+// serving requires that Serve does not return yet.
+func (r *rig) serving() {
+	r.t.Helper()
+	select {
+	case err := <-r.served:
+		require.Fail(r.t, "Serve has returned", "%v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+}
+
+// refuses waits until nobody accepts connections any more.
+func (r *rig) refuses() {
+	r.t.Helper()
+	soon(r.t, func() bool {
+		c, err := net.Dial("tcp", r.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+}
+
+// TestShutdownFinishes: what is in flight is answered, whole, and then Serve
+// returns.
+func TestShutdownFinishes(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		g := newGate(t, "it")
+		r := newRig(t, proxy.Options{}, g.addr)
+		c := w.client(t)
+		var results []<-chan result
+		for _, size := range bodies {
+			results = append(results, in(func() (answer, error) { return fetch(c, "POST", r.url("/"), strings.Repeat("x", size)) }))
+			receive(t, g.arrived)
+		}
+		begun := in(func() (answer, error) { return fetch(c, "GET", r.url("/begun"), "") })
+		receive(t, g.arrived)
+		r.cancel()
+		r.refuses()
+		r.serving()
+		g.letGo()
+		for _, res := range results {
+			a := receive(t, res)
+			require.NoError(t, a.err)
+			require.Equal(t, "it", a.body)
+			if w != h2Way {
+				require.NotContains(t, a.header, "Keep-Alive")
+			}
+		}
+		require.Equal(t, "begin it", receive(t, begun).body)
+		r.serveEnds()
+	})
+}
+
+// TestShutdownIdle: idle connections are closed at once.
+func TestShutdownIdle(t *testing.T) {
+	r := newRig(t, proxy.Options{DrainTimeout: time.Hour, IdleTimeout: time.Hour}, newOrigin(t, "it", nil).addr)
+	c, br := open(t, r.addr)
+	say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	require.Equal(t, 200, hear(t, br).status)
+	slow, slowBr := open(t, r.addr)
+	toNetHTTP(t, slow, slowBr)
+	h2 := h2Way.client(t)
+	get(t, h2, r.url("/"))
+	r.cancel()
+	closes(t, br)
+	closes(t, slowBr)
+	r.serveEnds()
+}
+
+// TestShutdownManyIdle: also those that wait without a goroutine.
+func TestShutdownManyIdle(t *testing.T) {
+	const conns = 1500
+	r := newRig(t, proxy.Options{DrainTimeout: time.Hour}, newOrigin(t, "it", nil).addr)
+	var all []*bufio.Reader
+	for range conns {
+		c, br := open(t, r.addr)
+		say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		require.Equal(t, 200, hear(t, br).status)
+		all = append(all, br)
+	}
+	r.cancel()
+	for _, br := range all {
+		closes(t, br)
+	}
+	r.serveEnds()
+}
+
+// TestShutdownNew: a connection that was accepted, but has not said anything yet,
+// is served; and if it says nothing it holds nobody up.
+func TestShutdownNew(t *testing.T) {
+	for _, head := range []string{"", "GE", "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n"} {
+		t.Run(fmt.Sprintf("%q", head), func(t *testing.T) {
+			r := newRig(t, proxy.Options{DrainTimeout: time.Hour}, newOrigin(t, "it", nil).addr)
+			c, br := open(t, r.addr)
+			silent, silentBr := open(t, r.addr)
+			say(t, c, "%s", head)
+			// A third one that is served shows that these have been accepted.
+			get(t, fastWay.client(t), r.url("/"))
+			r.cancel()
+			r.refuses()
+			say(t, c, "%s", strings.TrimPrefix("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n", head))
+			require.Equal(t, 200, hear(t, br).status)
+			closes(t, br)
+			closes(t, silentBr)
+			silent.Close()
+			r.serveEnds()
+		})
+	}
+}
+
+// TestShutdownSent: a request that has been sent on a kept connection when
+// serving is to end, and not been read, is served.
+func TestShutdownSent(t *testing.T) {
+	failed := 0
+	for range 30 {
+		r := newRig(t, proxy.Options{}, newOrigin(t, "it", nil).addr)
+		var conns []net.Conn
+		var all []*bufio.Reader
+		for range 20 {
+			c, br := open(t, r.addr)
+			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			require.Equal(t, 200, hear(t, br).status)
+			conns, all = append(conns, c), append(all, br)
+		}
+		for _, c := range conns {
+			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		}
+		r.cancel()
+		for _, br := range all {
+			if _, err := br.Peek(1); err != nil {
+				failed++
+				continue
+			}
+			require.Equal(t, 200, hear(t, br).status)
+		}
+		r.serveEnds()
+		r.close()
+	}
+	require.Zero(t, failed)
+}
+
+// TestShutdownDeadline: when DrainTimeout has passed what is in flight is ended.
+func TestShutdownDeadline(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		g := newGate(t, "it")
+		r := newRig(t, proxy.Options{DrainTimeout: brief}, g.addr)
+		c := w.client(t)
+		waiting := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "") })
+		receive(t, g.arrived)
+		begun := in(func() (answer, error) { return fetch(c, "POST", r.url("/begun"), "x") })
+		receive(t, g.arrived)
+		conn, _ := open(t, r.addr)
+		say(t, conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nx") // a half-sent one
+		r.cancel()
+		r.serveEnds()
+		a := receive(t, waiting)
+		require.True(t, a.err != nil || a.status >= 500)
+		require.Error(t, receive(t, begun).err)
+	})
+}
+
+// switchOrigin is a backend that switches protocols and then echoes.
+func switchOrigin(t testing.TB) string {
+	return newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		for {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			if r.Header.Get("Upgrade") == "" {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				continue
+			}
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			io.Copy(c, br)
+			return
+		}
+	})
+}
+
+// upgrade switches a new connection to the protocol of switchOrigin.
+func upgrade(t testing.TB, addr string) (*net.TCPConn, *bufio.Reader) {
+	t.Helper()
+	c, br := open(t, addr)
+	say(t, c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	resp, err := http.ReadResponse(br, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
+	echoConn(t, c, br, "hello")
+	return c, br
+}
+
+// echoConn requires that what is sent comes back.
+func echoConn(t testing.TB, c net.Conn, br *bufio.Reader, s string) {
+	t.Helper()
+	say(t, c, "%s", s)
+	b := make([]byte, len(s))
+	_, err := io.ReadFull(br, b)
+	require.NoError(t, err)
+	require.Equal(t, s, string(b))
+}
+
+func TestShutdownUpgraded(t *testing.T) {
+	r := newRig(t, proxy.Options{DrainTimeout: time.Second}, switchOrigin(t))
+	c, br := upgrade(t, r.addr)
+	r.cancel()
+	r.refuses()
+	r.serving()
+	echoConn(t, c, br, "still there")
+	closes(t, br) // when DrainTimeout has passed
+	r.serveEnds()
+
+	r = newRig(t, proxy.Options{DrainTimeout: time.Hour}, switchOrigin(t))
+	c, br = upgrade(t, r.addr)
+	r.cancel()
+	echoConn(t, c, br, "still there")
+	c.Close()
+	r.serveEnds()
+}
+
+// TestUpgradedElsewhere: an upgraded connection notices nothing of changes of
+// other backends; of its own it has DrainTimeout.
+func TestUpgradedElsewhere(t *testing.T) {
+	own, other := switchOrigin(t), switchOrigin(t)
+	r := newRig(t, proxy.Options{DrainTimeout: time.Second}, own)
+	c, br := upgrade(t, r.addr)
+	require.Equal(t, 1, r.backend(own).InFlight)
+	pool := r.Pool(proxy.DefaultPool)
+	for range 20 {
+		require.NoError(t, pool.Add(proxy.Backend{Addr: other}))
+		echoConn(t, c, br, "one")
+		require.NoError(t, pool.Drain(t.Context(), other))
+		echoConn(t, c, br, "two")
+		r.SetBackends([]string{own, other})
+		r.SetBackends([]string{own})
+		echoConn(t, c, br, "three")
+	}
+	r.SetBackends([]string{other})
+	echoConn(t, c, br, "four")
+	c2, br2 := upgrade(t, r.addr)
+	closes(t, br)
+	require.NoError(t, pool.Drained(t.Context(), own))
+	echoConn(t, c2, br2, "five")
+	c2.Close()
+	c.Close()
+}
+
+// TestUpgradedHalfClose: each direction ends by itself.
+func TestUpgradedHalfClose(t *testing.T) {
+	r := newRig(t, proxy.Options{}, switchOrigin(t))
+	c, br := upgrade(t, r.addr)
+	big := strings.Repeat("0123456789", 100_000)
+	go func() {
+		io.WriteString(c, big)
+		c.CloseWrite()
+	}()
+	b, err := io.ReadAll(br)
+	require.NoError(t, err)
+	require.Equal(t, len(big), len(b))
+	soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
+}
+
+// TestSeveralListeners: each ends by its own context.
+func TestSeveralListeners(t *testing.T) {
+	o := newOrigin(t, "it", nil)
+	r := newRig(t, proxy.Options{}, o.addr)
+	l := newListener(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	second := make(chan error, 1)
+	go func() { second <- r.Serve(ctx, l) }()
+	c := fastWay.client(t)
+	get(t, c, r.url("/"))
+	get(t, c, "http://"+l.Addr().String()+"/")
+	cancel()
+	require.NoError(t, receive(t, second))
+	_, err := fetch(c, "GET", "http://"+l.Addr().String()+"/", "")
+	require.Error(t, err)
+	get(t, c, r.url("/"))
+}
+
+// TestServeFails: a listener that breaks ends Serve with an error, but not what
+// is in flight.
+func TestServeFails(t *testing.T) {
+	leavesNothing(t)
+	g := newGate(t, "it")
+	p := newProxy(t, proxy.Options{})
+	p.SetBackends([]string{g.addr})
+	l := newListener(t)
+	served := make(chan error, 1)
+	go func() { served <- p.Serve(context.Background(), l) }()
+	res := in(func() (answer, error) { return fetch(fastWay.client(t), "GET", "http://"+l.Addr().String()+"/", "") })
+	receive(t, g.arrived)
+	l.Close()
+	g.letGo()
+	require.Equal(t, "it", receive(t, res).body)
+	require.ErrorContains(t, receive(t, served), "serve "+l.Addr().String())
+	require.ErrorContains(t, p.ServeTLS(context.Background(), newListener(t)), "set Options.GetCertificate")
+}
+
+// TestMain is the other process of TestHandOver, if it is told so.
+func TestMain(m *testing.M) {
+	if path := os.Getenv("PROXY_TEST_TAKE_OVER"); path != "" {
+		if err := takeOver(path, os.Getenv("PROXY_TEST_BACKEND")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// takeOver serves the listener that it gets, until standard input ends.
+func takeOver(socket, backend string) error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	l, err := proxy.ReceiveListener(conn)
+	if err != nil {
+		return err
+	}
+	f, err := proxy.Start(l, proxy.Options{})
+	if err != nil {
+		return err
+	}
+	f.SetBackends([]string{backend})
+	if _, err := conn.Write([]byte("serving")); err != nil {
+		return err
+	}
+	io.Copy(io.Discard, os.Stdin)
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	return f.Close(ctx)
+}
+
+// TestHandOver passes the listener to another process under load, with kept
+// connections and with new ones, and loses no request.
+func TestHandOver(t *testing.T) {
+	var hits [2]atomic.Int64
+	var origins [2]*origin
+	for i := range origins {
+		origins[i] = newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			hits[i].Add(1)
+			fmt.Fprint(w, i)
+		})
+	}
+	r := newRig(t, proxy.Options{}, origins[0].addr)
+	var clients []*http.Client
+	for i := range 9 {
+		c := ways[i%3].client(t)
+		if i >= 3 {
+			c.Transport.(onWay).tr.DisableKeepAlives = true
+		}
+		clients = append(clients, c)
+	}
+	crowd := newCrowd(t, len(clients), func(i int) error {
+		method, body := "GET", ""
+		if i >= 3 { // a kept connection may end while a POST is on its way; a new one may not
+			method, body = "POST", strings.Repeat("x", 1+i*3000)
+		}
+		a, err := fetch(clients[i], method, r.url("/"), body)
+		if err == nil && a.status != 200 {
+			err = fmt.Errorf("%d %s", a.status, a.body)
+		}
+		if err != nil {
+			err = fmt.Errorf("client %d: %w", i, err)
+		}
+		return err
+	})
+	soon(t, func() bool { return hits[0].Load() > 100 })
+
+	path := t.TempDir() + "/socket"
+	u, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	defer u.Close()
+	other := exec.Command(os.Args[0])
+	other.Env = append(os.Environ(), "PROXY_TEST_TAKE_OVER="+path, "PROXY_TEST_BACKEND="+origins[1].addr)
+	other.Stderr = os.Stderr
+	stdin, err := other.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, other.Start())
+	exited := sync.OnceFunc(func() {
+		stdin.Close()
+		assert.NoError(t, other.Wait())
+	})
+	defer exited()
+	u.SetDeadline(time.Now().Add(longest))
+	conn, err := u.AcceptUnix()
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, proxy.SendListener(conn, r.listener))
+	conn.SetDeadline(time.Now().Add(longest))
+	_, err = io.ReadFull(conn, make([]byte, len("serving")))
+	require.NoError(t, err)
+	soon(t, func() bool { return hits[1].Load() > 50 }, "both serve")
+	r.cancel()
+	r.serveEnds()
+	n := hits[1].Load()
+	soon(t, func() bool { return hits[1].Load() > n+100 })
+	crowd.content(t)
+	for _, c := range clients {
+		c.CloseIdleConnections()
+	}
+	exited()
+}
+
+func TestHandOverErrors(t *testing.T) {
+	leavesNothing(t)
+	fds := func() (a, b *net.UnixConn) {
+		path := t.TempDir() + "/socket"
+		u, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		require.NoError(t, err)
+		defer u.Close()
+		a, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		require.NoError(t, err)
+		b, err = u.AcceptUnix()
+		require.NoError(t, err)
+		t.Cleanup(func() { a.Close(); b.Close() })
+		return a, b
+	}
+	a, b := fds()
+	l := newListener(t)
+	defer l.Close()
+	require.ErrorContains(t, proxy.SendListener(a, struct{ net.Listener }{l}), "cannot be given away")
+	_, err := a.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = proxy.ReceiveListener(b)
+	require.ErrorContains(t, err, "the message has none")
+	require.NoError(t, proxy.SendListener(a, l))
+	got, err := proxy.ReceiveListener(b)
+	require.NoError(t, err)
+	require.Equal(t, l.Addr(), got.Addr())
+	got.Close()
+	// The one that was sent can be closed while it accepts.
+	accepted := make(chan error, 1)
+	go func() {
+		_, err := l.Accept()
+		accepted <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	l.Close()
+	require.Error(t, receive(t, accepted))
+	a.Close()
+	_, err = proxy.ReceiveListener(b)
+	require.Error(t, err)
+	require.Error(t, proxy.SendListener(a, l))
+}

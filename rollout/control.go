@@ -1,0 +1,202 @@
+package rollout
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// ErrRefused is wrapped by the error of a command that makes no sense in the
+// present state. The error says why, and what would.
+var ErrRefused = errors.New("refused")
+
+// A Command is what a person, or a program, wants of a rollout.
+type Command struct {
+	Kind   CommandKind
+	Plan   *Plan  // of Submit
+	Reason string // of Pause and Abort; shown to others
+}
+
+// A CommandKind says what a [Command] wants.
+type CommandKind string
+
+// The kinds of commands. See the methods of [Runner].
+const (
+	CommandSubmit  CommandKind = "submit"
+	CommandPause   CommandKind = "pause"
+	CommandResume  CommandKind = "resume"
+	CommandPromote CommandKind = "promote"
+	CommandAbort   CommandKind = "abort"
+	CommandRetry   CommandKind = "retry"
+)
+
+// Control reports the state after the command. A command that has been carried
+// out already changes nothing. An error leaves the state as it is.
+func (c Config) Control(s State, command Command, now time.Time) (State, error) {
+	c, _ = c.withDefaults()
+	m := &machine{Config: c, s: s.clone(), now: now.Round(0)}
+	err := m.control(command)
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", command.Kind, err)
+	}
+	return m.s, nil
+}
+
+func (m *machine) control(c Command) error {
+	s := &m.s
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrRefused}, args...)...)
+	}
+	if c.Kind == CommandSubmit {
+		return m.submit(c.Plan)
+	}
+	if s.Plan == nil {
+		return refuse("nothing was submitted yet")
+	}
+	v := s.Plan.Version
+	ended := refuse("the rollout of %s has ended: %s, %s", v, s.Phase, s.Reason)
+	back := refuse("the rollout of %s goes back: %s; retry it once it has", v, s.Reason)
+	switch c.Kind {
+	case CommandPause:
+		switch {
+		case s.Phase == Paused:
+		case s.Phase.Ended():
+			return ended
+		case s.Phase == RollingBack:
+			return back
+		case s.Final:
+			return refuse("all that is left is to stop the old version, which has begun")
+		default:
+			m.pause(PausedByUser, or(c.Reason, "somebody paused it"))
+		}
+	case CommandResume:
+		switch {
+		case s.Phase == Advancing:
+		case s.Phase.Ended():
+			return ended
+		case s.Phase == RollingBack:
+			return back
+		default:
+			m.resume()
+		}
+	case CommandPromote:
+		switch {
+		case s.Promoted || s.Phase == Succeeded:
+		case s.Phase == RolledBack:
+			return ended
+		case s.Phase == RollingBack:
+			return back
+		default:
+			s.Promoted = true
+			s.Step = s.Plan.index(KindPromote)
+			m.enter(Advancing, "somebody promoted it")
+			m.enterStep()
+		}
+	case CommandAbort:
+		switch {
+		case s.Next != nil:
+			m.event(Superseded, s.Next.Version, "it was aborted before it began")
+			s.Next = nil
+			m.changed()
+			m.rollBack(or(c.Reason, "somebody aborted it"))
+		case s.Phase == RollingBack || s.Phase == RolledBack:
+		case s.Phase == Succeeded:
+			return ended
+		case s.Final:
+			return refuse("the old version is being stopped: submit a rollout of it to go back")
+		default:
+			m.rollBack(or(c.Reason, "somebody aborted it"))
+		}
+	case CommandRetry:
+		switch {
+		case s.Phase == RolledBack:
+			s.Attempt++
+			s.Counters.Retried++
+			m.start("somebody retried it")
+		case s.Phase == RollingBack:
+			return refuse("the rollout of %s goes back: wait until it has", v)
+		case s.Phase == Succeeded:
+			return ended
+		case s.Attempt == 1:
+			return refuse("the rollout of %s has not failed", v)
+		}
+	default:
+		return refuse("no such command")
+	}
+	return nil
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// resume goes on after a pause. Who resumes after a verdict has decided
+// otherwise: the step is done, and what was seen so far does not count again.
+func (m *machine) resume() {
+	s := &m.s
+	by := s.PausedBy
+	step, _ := s.step()
+	m.enter(Advancing, "somebody resumed it")
+	s.Stalled = 0
+	switch by {
+	case PausedByPlan:
+		m.nextStep()
+	case PausedByVerdict:
+		s.Window, s.Windows = Window{}, nil
+		s.live.last, s.live.gate = nil, nil
+		if step.Kind == KindAnalyze || step.Kind == KindGate {
+			m.nextStep()
+		}
+	}
+}
+
+// submit begins a rollout, or lets one wait until the one that runs has ended.
+func (m *machine) submit(p *Plan) error {
+	s := &m.s
+	if p == nil {
+		return errors.New("there is no plan")
+	}
+	// A plan that is there already, or next, was submitted twice.
+	if s.Next != nil && reflect.DeepEqual(*s.Next, *p) ||
+		s.Next == nil && s.Plan != nil && s.Phase != RolledBack && s.Phase != RollingBack && reflect.DeepEqual(*s.Plan, *p) {
+		return nil
+	}
+	if err := p.Validate(s.exist()...); err != nil {
+		return err
+	}
+	if base := s.Stable; base != nil && (len(base.Locations) == 0) != (len(p.Locations) == 0) {
+		return fmt.Errorf("plan of version %q: its locations are %q, but those of version %s, which runs, are %q: name locations in both or in none",
+			p.Version, p.Locations, base.ID, base.Locations)
+	}
+	if s.Next != nil {
+		s.Counters.Superseded++
+		m.event(Superseded, s.Next.Version, fmt.Sprintf("version %s was submitted before it began", p.Version))
+	}
+	s.Next = p
+	m.event(Submitted, p.Version, "")
+	m.changed()
+	if s.Phase.Ended() {
+		m.begin(p)
+	}
+	if s.newVersion() != nil && s.Next != nil {
+		s.Counters.Superseded++
+		m.event(Superseded, s.Plan.Version, fmt.Sprintf("version %s was submitted", p.Version))
+		m.rollBack(fmt.Sprintf("version %s was submitted", p.Version))
+	}
+	return nil
+}
+
+// knows reports whether the gates that the plan names are there.
+func (p Plan) knows(gates []string) error {
+	for i, s := range p.Steps {
+		if s.Kind == KindGate && !slices.Contains(gates, s.Gate) {
+			return fmt.Errorf("plan of version %q: step %d (%s): there is no such gate; Options.Gates has %q", p.Version, i+1, s, gates)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,382 @@
+package rollout
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
+
+// Analysis says when a new version is good enough, and when it is not. The zero
+// value is good for use: it compares the share of failures of the new version
+// with that of the old one, and no more than three restarts are forgiven.
+type Analysis struct {
+	// Tolerance is by how much the share of failures of the new version may
+	// exceed that of the old one: 0.005 forgives five more failures in a
+	// thousand requests. It passes once it is shown to exceed by less, and fails
+	// once it is shown to be worse and what was seen exceeds by more. A quarter
+	// of it takes more than four times the requests to pass. Zero means 0.005.
+	Tolerance float64 `json:"tolerance,omitempty"`
+
+	// SlowTolerance is the same for slow requests, those that take longer than
+	// 99 of 100 of the old version's: with 0.02 up to 3 in 100 may. Zero means
+	// that latency is not compared: a new version often starts with cold caches.
+	SlowTolerance float64 `json:"slowTolerance,omitempty"`
+
+	// FalseAlarm is the chance that a version is failed that is no worse than
+	// the old one and keeps within the limits below, however long the traffic
+	// is watched and however often it is judged. Zero means 0.01.
+	FalseAlarm float64 `json:"falseAlarm,omitempty"`
+
+	// FalsePass is the chance that a version passes that exceeds a tolerance,
+	// however often it is judged in one window. Zero means 0.05.
+	FalsePass float64 `json:"falsePass,omitempty"`
+
+	// MinRequests is how many requests the new version must have had in the last
+	// window to pass. Zero means 100.
+	MinRequests uint64 `json:"minRequests,omitempty"`
+
+	// Burst is how many failures may have one cause: the tries of a client that
+	// tries again, the requests that wait for one lock. Evidence then counts
+	// failures divided by Burst. Zero means 1: each has its own.
+	Burst float64 `json:"burst,omitempty"`
+
+	// MinSuccess is the least share of the new version's requests that must not
+	// fail, whatever the old version's: 0.99. To pass, what was seen must be as
+	// good; to fail, it must be shown to be worse. Zero means no limit.
+	MinSuccess float64 `json:"minSuccess,omitempty"`
+
+	// MaxP99 is the longest time that 99 of 100 requests of the new version may
+	// take at most. To pass, what was seen must be as good, up to the error of
+	// the [Histogram]; to fail, it must be shown to be worse. Zero means no limit.
+	MaxP99 time.Duration `json:"maxP99,omitempty"`
+
+	// MaxRestarts is how many restarts of the new version are forgiven. Zero
+	// means 3; with a negative number none is.
+	MaxRestarts int `json:"maxRestarts,omitempty"`
+
+	// LimitsOnly leaves the comparison with the old version out, where that has
+	// no traffic at the same time: after a switch of all traffic at once.
+	// MinSuccess or MaxP99 must be set then.
+	LimitsOnly bool `json:"limitsOnly,omitempty"`
+
+	// OnFail is what happens on Fail. Zero means ThenRollBack.
+	OnFail Rule `json:"onFail,omitempty"`
+
+	// OnInconclusive is what happens when the time for the analysis is over and
+	// it is still inconclusive. Zero means ThenPause.
+	OnInconclusive Rule `json:"onInconclusive,omitempty"`
+}
+
+// Validate returns an error that names each field that is out of its range.
+func (a Analysis) Validate() error {
+	var errs []error
+	bad := func(field string, value any, remedy string) {
+		errs = append(errs, fmt.Errorf("field Analysis.%s is %v: %s", field, value, remedy))
+	}
+	for _, f := range []struct {
+		name  string
+		share float64
+	}{{"Tolerance", a.Tolerance}, {"SlowTolerance", a.SlowTolerance}, {"MinSuccess", a.MinSuccess}} {
+		if !(f.share >= 0 && f.share < 1) {
+			bad(f.name, f.share, "it is a share, from 0 to less than 1")
+		}
+	}
+	for _, f := range []struct {
+		name  string
+		share float64
+	}{{"FalseAlarm", a.FalseAlarm}, {"FalsePass", a.FalsePass}} {
+		if !(f.share >= 0 && f.share <= 0.5) {
+			bad(f.name, f.share, "it is a chance, from 0 (the default) to 0.5")
+		}
+	}
+	if a.Burst != 0 && !(a.Burst >= 1 && !math.IsInf(a.Burst, 0)) {
+		bad("Burst", a.Burst, "it must be at least 1")
+	}
+	if a.MaxP99 < 0 {
+		bad("MaxP99", a.MaxP99, "it must not be negative")
+	}
+	if a.LimitsOnly && a.MinSuccess == 0 && a.MaxP99 == 0 {
+		bad("LimitsOnly", true, "set MinSuccess or MaxP99, or any version passes")
+	}
+	if a.LimitsOnly && a.SlowTolerance != 0 {
+		bad("SlowTolerance", a.SlowTolerance, "it compares with the old version, which LimitsOnly forbids")
+	}
+	for _, f := range []struct {
+		name string
+		rule Rule
+	}{{"OnFail", a.OnFail}, {"OnInconclusive", a.OnInconclusive}} {
+		if f.rule < 0 || int(f.rule) >= len(ruleNames) {
+			bad(f.name, int(f.rule), "use ThenContinue, ThenPause or ThenRollBack")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a Analysis) withDefaults() Analysis {
+	a.Tolerance = cmp.Or(a.Tolerance, 0.005)
+	a.FalseAlarm = cmp.Or(a.FalseAlarm, 0.01)
+	a.FalsePass = cmp.Or(a.FalsePass, 0.05)
+	a.MinRequests = cmp.Or(a.MinRequests, 100)
+	a.Burst = cmp.Or(a.Burst, 1)
+	a.MaxRestarts = max(0, cmp.Or(a.MaxRestarts, 3))
+	a.OnFail = cmp.Or(a.OnFail, ThenRollBack)
+	a.OnInconclusive = cmp.Or(a.OnInconclusive, ThenPause)
+	return a
+}
+
+// Rule returns what happens after v: ThenContinue after Pass, else what OnFail
+// or OnInconclusive say.
+func (a Analysis) Rule(v Verdict) Rule {
+	a = a.withDefaults()
+	switch v {
+	case Pass:
+		return ThenContinue
+	case Fail:
+		return a.OnFail
+	default:
+		return a.OnInconclusive
+	}
+}
+
+// Judgement is a verdict and what it rests on. Its figures are those of the traffic
+// judged and of the earlier windows next to it that had the same split, but
+// Evidence and Restarts sum up all windows.
+type Judgement struct {
+	Verdict Verdict `json:"verdict"`
+
+	// Reason says in one line, with figures, why, or what is missing.
+	Reason string `json:"reason"`
+
+	// OldRequests and NewRequests are how many requests there were.
+	OldRequests uint64 `json:"oldRequests"`
+	NewRequests uint64 `json:"newRequests"`
+
+	// OldFailing and NewFailing are the shares of them that failed.
+	OldFailing float64 `json:"oldFailing"`
+	NewFailing float64 `json:"newFailing"`
+
+	// Excess is NewFailing - OldFailing, and AtMost the bound below which the
+	// true one is, but for the chance FalsePass. AtMost is 1 where there is
+	// nothing to compare.
+	Excess float64 `json:"excess"`
+	AtMost float64 `json:"atMost"`
+
+	// Evidence says how much more likely it is that failures hit the new version
+	// as they did if it is worse than if it is not (an e-value). 1 says nothing;
+	// from Needed on it is shown. It stops at a billion.
+	Evidence float64 `json:"evidence"`
+	Needed   float64 `json:"needed"`
+
+	// P99 and OldP99 are latencies, 0 if nothing was timed.
+	P99    time.Duration `json:"p99"`
+	OldP99 time.Duration `json:"oldP99"`
+
+	// Restarts is how often the new version was restarted.
+	Restarts uint64 `json:"restarts"`
+}
+
+// String returns the verdict and the reason.
+func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason }
+
+// Judge compares the traffic of the new version with that of the old one over
+// the same time, since the weights were last changed. It depends on nothing else,
+// so it may be called at any time and as often as one likes: the chances that
+// the fields of [Analysis] speak of are for all calls together. It expects that
+// Validate returned nil.
+//
+// Pass and Fail are final where one acts on them. Where one does not, a version
+// that passed may fail later; and one that was shown to be worse, but by less
+// than the tolerance, may pass.
+//
+// Earlier windows, oldest first, add to the evidence that a version is bad, and
+// those next to the last one with the same split, within a tenth and what may be
+// chance, also to the evidence that it is good. A window has to end when the
+// weights change: if it spans a change of weights, a change of the failure rate
+// of both versions looks like one of the new version's alone. It may end at other
+// times, too, but not for what was counted: one that ends every few minutes lets
+// a version be found sooner that turns bad late. Of too many windows, [Shorten]
+// makes fewer.
+func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
+	a = a.withDefaults()
+	windows := make([]Window, 0, len(earlier)+1)
+	windows = append(append(windows, earlier...), Window{Old: old, New: new})
+
+	b := bench{Analysis: a, windows: windows}
+	b.alpha = a.FalseAlarm / float64(b.tests())
+	last := windows[len(windows)-1]
+	b.pools = []Window{last}
+	for i := len(windows) - 2; i >= 0 && alike(windows[i], last); i-- {
+		b.pools = append(b.pools, b.pools[len(b.pools)-1].plus(windows[i]))
+	}
+	pool := b.pool()
+
+	failed := failures(pool)
+	j := Judgement{
+		OldRequests: pool.Old.Requests,
+		NewRequests: pool.New.Requests,
+		OldFailing:  share(failed.oldBad, failed.oldAll),
+		NewFailing:  share(failed.newBad, failed.newAll),
+		Excess:      failed.excess(),
+		AtMost:      1,
+		Evidence:    1,
+		Needed:      1 / b.alpha,
+		P99:         pool.New.Latency.Quantile(0.99),
+		OldP99:      pool.Old.Latency.Quantile(0.99),
+	}
+	for _, w := range windows {
+		j.Restarts = saturating(j.Restarts, w.New.Restarts)
+	}
+
+	b.restarts(j.Restarts)
+	if !a.LimitsOnly {
+		j.Evidence, j.AtMost = b.compare("failed", failures, a.Tolerance)
+		if a.SlowTolerance > 0 {
+			b.compare("were slow", slow, a.SlowTolerance)
+		}
+	}
+	b.minSuccess()
+	b.maxP99()
+	if n := last.New.Requests; n < a.MinRequests {
+		b.lacks("the new version had %d requests of late, of the %d it needs", n, a.MinRequests)
+	}
+
+	switch {
+	case len(b.against) > 0:
+		j.Verdict, j.Reason = Fail, strings.Join(b.against, "; ")
+	case len(b.missing) > 0:
+		j.Verdict, j.Reason = Inconclusive, strings.Join(b.missing, "; ")
+	default:
+		j.Verdict, j.Reason = Pass, strings.Join(b.inFavour, "; ")
+	}
+	return j
+}
+
+// bench is a case being heard.
+type bench struct {
+	Analysis
+	windows []Window
+	pools   []Window // the last window, the last two added up, and so on, while the split is the same
+	alpha   float64  // the part of FalseAlarm that each test has
+
+	against, missing, inFavour []string
+}
+
+// pool returns the traffic of all windows that have the split of the last one.
+func (b *bench) pool() Window { return b.pools[len(b.pools)-1] }
+
+// tests counts those that share FalseAlarm.
+func (b *bench) tests() int {
+	n := 0
+	for _, on := range []bool{!b.LimitsOnly, b.SlowTolerance > 0, b.MinSuccess > 0, b.MaxP99 > 0} {
+		if on {
+			n++
+		}
+	}
+	return max(n, 1)
+}
+
+func (b *bench) fails(format string, args ...any) {
+	b.against = append(b.against, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) lacks(format string, args ...any) {
+	b.missing = append(b.missing, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) good(format string, args ...any) {
+	b.inFavour = append(b.inFavour, fmt.Sprintf(format, args...))
+}
+
+func (b *bench) restarts(n uint64) {
+	if n > uint64(b.MaxRestarts) {
+		b.fails("the new version was restarted %d times, at most %d are forgiven", n, b.MaxRestarts)
+	}
+}
+
+// compare judges whether more of the new version's requests are bad, and returns
+// the evidence that it is so, and how many more they are at most.
+func (b *bench) compare(what string, count func(Window) tally, tolerance float64) (evidence, atMost float64) {
+	tallies := make([]tally, len(b.windows))
+	for i, w := range b.windows {
+		tallies[i] = count(w)
+	}
+	pool := count(b.pool())
+	log := logEvidence(tallies, b.Burst)
+	evidence = math.Exp(min(log, math.Log(1e9)))
+	if !pool.comparable() {
+		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
+		return evidence, 1
+	}
+	// An incident of both versions makes the traffic around it say little: what
+	// came after it may show alone that the new version is good. A quarter of
+	// FalsePass is for that.
+	atMost = pool.atMost(b.FalsePass*0.75, b.Burst)
+	for i, p := range b.pools[:len(b.pools)-1] {
+		chance := b.FalsePass * 0.25 * startWeight(len(b.pools)-2-i)
+		atMost = min(atMost, count(p).atMost(chance, b.Burst))
+	}
+	seen := fmt.Sprintf("%s of the new version's requests %s, %s of the old one's",
+		percentOf(share(pool.newBad, pool.newAll)), what, percentOf(share(pool.oldBad, pool.oldAll)))
+	last := tallies[len(tallies)-1]
+	exceeding := pool.excess() > tolerance || last.comparable() && last.excess() > tolerance
+	shown := log >= -math.Log(b.alpha)
+	switch {
+	case shown && exceeding:
+		b.fails("%s: worse by more than %s, evidence %.3g of %.3g", seen, percentOf(tolerance), evidence, 1/b.alpha)
+	case atMost <= tolerance:
+		b.good("%s: at most %s worse, %s are forgiven", seen, percentOf(max(0, atMost)), percentOf(tolerance))
+	case shown:
+		b.lacks("%s: shown to be worse, but not yet by how much: at most by %s, %s are forgiven",
+			seen, percentOf(atMost), percentOf(tolerance))
+	default:
+		b.lacks("%s: may still be worse by %s, %s are forgiven", seen, percentOf(atMost), percentOf(tolerance))
+	}
+	return evidence, atMost
+}
+
+func (b *bench) minSuccess() {
+	if b.MinSuccess == 0 {
+		return
+	}
+	b.limit(1-b.MinSuccess, failures,
+		fmt.Sprintf("%s of the new version's requests succeeded, the least is %s",
+			percentOf(b.pool().New.SuccessRate()), percentOf(b.MinSuccess)))
+}
+
+func (b *bench) maxP99() {
+	if b.MaxP99 == 0 {
+		return
+	}
+	late := func(w Window) tally {
+		return tally{newAll: w.New.Latency.Count(), newBad: w.New.Latency.Above(b.MaxP99)}
+	}
+	if late(b.pool()).newAll == 0 {
+		b.lacks("none of the new version's requests was timed")
+		return
+	}
+	b.limit(0.01, late,
+		fmt.Sprintf("the new version's p99 is %v, the most is %v", b.pool().New.Latency.Quantile(0.99), b.MaxP99))
+}
+
+// limit judges whether more than a share of the new version's requests are bad.
+func (b *bench) limit(most float64, count func(Window) tally, seen string) {
+	tallies := make([]tally, len(b.windows))
+	for i, w := range b.windows {
+		tallies[i] = count(w)
+	}
+	pool := count(b.pool())
+	switch {
+	case exceeds(tallies, most, b.alpha, b.Burst):
+		b.fails("%s", seen)
+	case share(pool.newBad, pool.newAll) > most:
+		b.lacks("%s: that may be chance", seen)
+	default:
+		b.good("%s", seen)
+	}
+}
+
+// percentOf writes a share with three digits.
+func percentOf(share float64) string { return fmt.Sprintf("%.3g %%", 100*share) }

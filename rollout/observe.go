@@ -1,0 +1,223 @@
+package rollout
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	maxMisses  = 3  // calls to Ready that fail in a row make a version unready
+	maxWindows = 24 // kept; older evidence is forgotten
+
+	// How long a window is at most, so that a version that turns bad late is
+	// found as soon as one that was bad from the beginning.
+	windowLength = 5 * time.Minute
+)
+
+// begun takes note of a call that has begun.
+func (m *machine) begun(a Action) {
+	v := m.s.live.versions[a.Version]
+	switch a.Kind {
+	case ActStart:
+		v.starts++
+	case ActStop:
+		v.stops++
+	default:
+		return
+	}
+	m.s.live.versions[a.Version] = v
+}
+
+// observe takes note of how a call has ended.
+func (m *machine) observe(o Outcome) {
+	s, l, a := &m.s, &m.s.live, o.Action
+	key := a.key()
+	if !o.Late {
+		if o.Err == "" {
+			delete(l.retry, key)
+		} else {
+			m.failed(key, a, o.Err)
+		}
+	}
+	v := l.versions[a.Version]
+	switch a.Kind {
+	case ActStart:
+		if !o.Hung && v.starts > 0 {
+			v.starts--
+			l.versions[a.Version] = v
+		}
+		switch r := s.retired(a.Version); {
+		case !s.wants(a.Version):
+			if !o.Hung {
+				m.retire(m.versionOf(a.Version)) // it may run
+			}
+			return
+		case o.Err == "" && r != nil && !r.Stopped:
+			m.retire(m.versionOf(a.Version)) // an earlier attempt is being stopped
+			return
+		case o.Err == "":
+			v.started = true
+		case o.Permanent && m.isNew(a.Version):
+			m.rollBack("it cannot be started: " + o.Err)
+			return
+		}
+	case ActReady:
+		l.next[key] = l.clock + m.Interval
+		if o.Late || !s.wants(a.Version) {
+			return
+		}
+		m.observeReady(a.Version, o)
+		return
+	case ActSetWeights:
+		switch {
+		case o.Late:
+			l.reassert = true // it may have undone what came after it
+		case a.Weights.Revision != s.Weights.Revision:
+		case o.Err != "":
+			s.Applied = 0
+		default:
+			l.next["resync"] = l.clock + min(m.Resync, math.MaxInt64-l.clock)
+			if !s.isApplied() {
+				s.Applied = s.Weights.Revision
+				l.last, l.back = nil, false
+				m.event(WeightsApplied, "", describe(s.Weights.Splits))
+			}
+		}
+	case ActStop:
+		if !o.Hung && v.stops > 0 {
+			v.stops--
+		}
+		if r := s.retired(a.Version); r != nil && o.Err == "" {
+			switch id := a.Version; {
+			case r.Again:
+				r.Again = false
+			case r.Stopped:
+			case v.starts > 0:
+				r.Stopped = true
+				m.event(Stopped, id, "a call to start it has not returned: then it is stopped once more")
+			default:
+				s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Version.ID == id })
+				m.event(Stopped, id, "")
+			}
+			m.changed()
+		}
+		if v.stops == 0 && v.starts == 0 && !s.wants(a.Version) && s.retired(a.Version) == nil {
+			m.forget(a.Version)
+			return
+		}
+	case ActStats:
+		l.next[key] = l.clock + m.Interval
+		if !o.Late && o.Err == "" && a.Revision == s.Weights.Revision && s.isApplied() {
+			m.observeTraffic(o.Traffic)
+		}
+		return
+	case ActGate:
+		l.next[a.identity()] = l.clock + m.Interval
+		if o.Late || a.Step != s.Step {
+			return
+		}
+		// Its figures are not kept: those of a stranger may not fit into JSON.
+		j := Judgement{Verdict: o.Judgement.Verdict, Reason: short(o.Judgement.Reason)}
+		switch {
+		case o.Err != "":
+			j = Judgement{Reason: short("no answer: " + o.Err)}
+		case j.Verdict != Pass && j.Verdict != Fail:
+			j.Verdict = Inconclusive
+		}
+		l.gate, l.gateStep = &j, a.Step
+		return
+	}
+	if a.Version != "" {
+		l.versions[a.Version] = v
+	}
+}
+
+// forget drops what was known of a version that has ended.
+func (m *machine) forget(version string) {
+	l := &m.s.live
+	delete(l.versions, version)
+	for _, kind := range []ActionKind{ActStart, ActReady, ActStop} {
+		key := (Action{Kind: kind, Version: version}).key()
+		delete(l.retry, key)
+		delete(l.next, key)
+	}
+}
+
+func (m *machine) failed(key string, a Action, err string) {
+	l := &m.s.live
+	r := l.retry[key]
+	r.failures++
+	wait := m.MaxBackoff
+	if r.failures < 30 {
+		wait = min(wait, m.Interval<<(r.failures-1))
+	}
+	r.at, r.err = l.clock+wait, err
+	l.retry[key] = r
+	if r.failures&(r.failures-1) == 0 { // 1, 2, 4, 8 ...
+		m.event(Problem, a.Version, fmt.Sprintf("%s failed, %d in a row: %s", a, r.failures, err))
+	}
+}
+
+func (m *machine) observeReady(id string, o Outcome) {
+	l := &m.s.live
+	v := l.versions[id]
+	was := v.ready
+	if o.Err != "" {
+		if v.misses++; v.misses < maxMisses && v.ready.Ready {
+			l.versions[id] = v
+			return // benefit of the doubt
+		}
+		v.ready = Readiness{Reason: "no answer: " + o.Err}
+	} else {
+		v.misses = 0
+		v.ready = o.Readiness
+	}
+	v.was = v.was || v.ready.Ready
+	l.versions[id] = v
+	if v.ready.Ready != was.Ready {
+		if v.ready.Ready {
+			m.event(BecameReady, id, "")
+		} else {
+			m.event(BecameUnready, id, v.ready.Reason)
+		}
+	}
+	if v.ready.Failed && m.isNew(id) {
+		m.rollBack("it has failed: " + v.ready.Reason)
+	}
+}
+
+// observeTraffic adds what was counted since the last time.
+func (m *machine) observeTraffic(traffic map[string]Traffic) {
+	s, l := &m.s, &m.s.live
+	v := s.newVersion()
+	if v == nil {
+		return
+	}
+	last := l.last
+	if last == nil || l.clock-l.windowAt > windowLength {
+		m.closeWindow()
+		l.windowAt = l.clock
+	}
+	l.last = traffic
+	if last == nil {
+		return // what was counted before the weights were applied
+	}
+	s.Window.New = s.Window.New.Add(traffic[v.ID].Since(last[v.ID]))
+	if s.Stable != nil {
+		s.Window.Old = s.Window.Old.Add(traffic[s.Stable.ID].Since(last[s.Stable.ID]))
+	}
+	m.fresh = true
+}
+
+// closeWindow ends the window of traffic under the weights that were.
+func (m *machine) closeWindow() {
+	s := &m.s
+	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
+		s.Windows = append(s.Windows, s.Window)
+		s.Windows = s.Windows[max(0, len(s.Windows)-maxWindows):]
+	}
+	s.Window = Window{}
+	s.live.last = nil
+}

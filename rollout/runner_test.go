@@ -1,0 +1,759 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/rollout"
+)
+
+func TestRollout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		p := plan("v2", rollout.Canary(rollout.SetWeight(5), rollout.Bake(10*time.Second), rollout.SetWeight(50), rollout.Bake(time.Minute)))
+		p.Drain = time.Minute
+		require.NoError(t, b.Submit(t.Context(), p))
+		s := b.wait(rollout.Succeeded)
+		assert.Equal(t, "v2", s.Stable.ID)
+		assert.Equal(t, []string{
+			"0s start v2",
+			"0s v2 5 %, v1 95 % at api",
+			"10s v2 50 %, v1 50 % at api",
+			"1m10s v2 100 %, v1 0 % at api",
+			"1m10s v2 100 % at api",
+			"1m10s stop v1, drain 30s", // which is v1's
+		}, slices.DeleteFunc(b.f.since(), resync))
+		assert.Contains(t, b.Why(), "version v2 was rolled out")
+		b.stop()
+	})
+}
+
+// resync reports whether the call only repeats, after a minute, what was said
+// before.
+func resync(call string) bool { return strings.HasPrefix(call, "1m0") }
+
+// The first version has nothing to shift from: it gets everything when it is
+// ready, whatever its plan.
+func TestFirstVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, newFake(), rollout.Options{})
+		b.submit("v1", rollout.Canary(rollout.SetWeight(1), rollout.Bake(time.Hour), rollout.Pause()))
+		b.wait(rollout.Succeeded)
+		assert.Equal(t, []string{"0s start v1", "0s v1 100 % at api"}, b.f.since())
+		b.stop()
+	})
+}
+
+func TestBadVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.f.set(func() {
+			b.f.traffic = func(v string) rollout.Traffic {
+				n := uint64(time.Since(b.f.began).Seconds() * 100)
+				if v == "v2" {
+					return rollout.Traffic{Requests: n / 10, Failures: n / 50}
+				}
+				return rollout.Traffic{Requests: n, Failures: n / 1000}
+			}
+		})
+		p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Hour))
+		p.Watch = &rollout.Analysis{}
+		b.submit("v2", p)
+		s := b.wait(rollout.RolledBack)
+		assert.Contains(t, s.Reason, "fail: 20 % of the new version's requests failed, 0")
+		assert.Equal(t, rollout.Fail, s.Judgement.Verdict)
+		log := b.f.since()
+		assert.Equal(t, []string{"v1 100 % at api", "stop v2, drain 30s"}, []string{cut(log[len(log)-2]), cut(log[len(log)-1])}, "weights first, in one call")
+		assert.Less(t, time.Since(b.f.began), time.Minute)
+
+		// Retried, it is better.
+		b.f.set(func() { b.f.traffic = nil })
+		require.NoError(t, b.Retry(t.Context()))
+		require.NoError(t, b.Retry(t.Context()), "once more is once")
+		assert.Equal(t, 2, b.Status().State.Attempt)
+		b.wait(rollout.Succeeded)
+		b.stop()
+	})
+}
+
+func cut(call string) string {
+	_, rest, _ := strings.Cut(call, " ")
+	return rest
+}
+
+// A new version that answers to nothing, and ignores contexts, does not keep a
+// rollback, a pause or a question waiting.
+func TestHungVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{CallTimeout: 5 * time.Second, AskTimeout: time.Second})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 5000, b.Status().State.Weights.Most("v2"))
+		b.f.failing(nil, "ready v2", "stop v2", "start v2", "stats")
+		time.Sleep(2 * time.Second)
+		b.f.since()
+
+		before := time.Now()
+		require.NoError(t, b.Pause(t.Context(), "coffee"))
+		require.NoError(t, b.Pause(t.Context(), "tea"))
+		assert.Contains(t, b.Why(), "by the user for 0s: coffee")
+		assert.Contains(t, b.Why(), "ready v2")
+		require.NoError(t, b.Abort(t.Context(), "it hangs"))
+		synctest.Wait()
+		assert.Equal(t, before, time.Now(), "it took time")
+		assert.Equal(t, "v1 100 % at api", cut(b.f.since()[0]))
+		assert.Equal(t, rollout.Whole, b.Status().State.Weights.Most("v1"))
+
+		s := b.wait(rollout.RolledBack)
+		assert.Equal(t, "it hangs", s.Reason)
+		assert.Less(t, time.Since(before), 5*time.Minute)
+		assert.Contains(t, b.Why(), "left over: version v2 must stop")
+		require.ErrorContains(t, b.Submit(t.Context(), plan("v2", rollout.AllAtOnce())), "runs already")
+
+		// Another rollout is not kept waiting by what is left over.
+		b.submit("v3", rollout.AllAtOnce())
+		require.Eventually(t, func() bool { return b.Status().State.Stable.ID == "v3" }, time.Hour, time.Second)
+
+		time.Sleep(time.Hour)
+		hung := 0
+		for _, c := range b.Status().Calls {
+			if c.Hung {
+				hung++
+			}
+		}
+		assert.LessOrEqual(t, hung, 3*4, "four for each purpose")
+		assert.Less(t, runtime.NumGoroutine(), 40)
+		assert.NotZero(t, counter(b, "rollout.runner.withheld", ""))
+		b.end()
+		assert.ErrorContains(t, <-b.done, "calls that ignore that their context has ended: [")
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+func counter(b *runnerBench, name, call string) uint64 {
+	for _, c := range b.Counters() {
+		if c.Name == name && c.Call == call {
+			return c.Value
+		}
+	}
+	b.t.Errorf("there is no counter %q", name)
+	return 0
+}
+
+// While the store is away nothing goes forward; the way back is free.
+func TestStoreIsAway(t *testing.T) {
+	for name, err := range map[string]error{"fails": errors.New("disk full"), "hangs": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := running(t, rollout.Options{})
+				b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute)))
+				time.Sleep(10 * time.Second)
+				b.f.failing(err, "store", "load")
+				b.f.since()
+				time.Sleep(5 * time.Minute)
+				assert.Empty(t, slices.DeleteFunc(b.f.since(), func(c string) bool { return strings.Contains(c, "v2 50 %") }), "it goes forward")
+				assert.Contains(t, b.Why(), "the last change is not recorded, so nothing goes forward: store the state: ")
+				assert.True(t, b.Status().Unrecorded)
+
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				assert.ErrorContains(t, b.Abort(ctx, ""), "it is not recorded yet")
+				cancel()
+				assert.Equal(t, []string{"v1 100 % at api"}, []string{cut(b.f.since()[0])})
+				assert.Equal(t, rollout.Whole, b.f.applied().Most("v1"))
+
+				b.f.set(func() { b.f.hook = nil })
+				time.Sleep(2 * time.Hour) // those that hang return
+				b.wait(rollout.RolledBack)
+				b.stop()
+			})
+		})
+	}
+}
+
+// Of two Runners the one that came later wins.
+func TestTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		second := start(t, b.f, rollout.Options{})
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, "v1", second.Status().State.Stable.ID)
+		err := b.Submit(t.Context(), plan("v2", rollout.AllAtOnce()))
+		require.ErrorIs(t, err, rollout.ErrStopped)
+		require.ErrorIs(t, <-b.done, rollout.ErrTakenOver)
+		for _, call := range b.f.since() {
+			assert.NotContains(t, call, "v2")
+		}
+		second.submit("v2", rollout.AllAtOnce())
+		second.wait(rollout.Succeeded)
+		second.stop()
+	})
+}
+
+func TestCommands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		refused := func(err error, why string) {
+			t.Helper()
+			require.ErrorIs(t, err, rollout.ErrRefused)
+			require.ErrorContains(t, err, why)
+		}
+		b := start(t, newFake(), rollout.Options{})
+		refused(b.Pause(ctx, ""), "pause: refused: nothing was submitted yet")
+		b.submit("v1", rollout.AllAtOnce())
+		b.wait(rollout.Succeeded)
+		refused(b.Abort(ctx, ""), "the rollout of v1 has ended: succeeded")
+		refused(b.Resume(ctx), "has ended")
+		refused(b.Retry(ctx), "has ended")
+		refused(b.Pause(ctx, ""), "has ended")
+		require.NoError(t, b.Promote(ctx), "it is")
+
+		steps := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute), rollout.Pause(), rollout.SetWeight(50), rollout.Bake(time.Minute))
+		steps.Steps[len(steps.Steps)-1].For = time.Minute
+		b.submit("v2", steps)
+		b.submit("v2", steps) // is the same
+		refused(b.Retry(ctx), "the rollout of v2 has not failed")
+		require.NoError(t, b.Resume(ctx), "it goes on anyway")
+		time.Sleep(30 * time.Second)
+
+		// Nothing counts while it is paused.
+		require.NoError(t, b.Pause(ctx, "lunch"))
+		time.Sleep(time.Hour)
+		assert.InDelta(t, 30, b.Status().State.Held.Seconds(), 1)
+		require.NoError(t, b.Resume(ctx))
+		time.Sleep(28 * time.Second)
+		assert.Equal(t, rollout.Advancing, b.Status().State.Phase)
+		time.Sleep(4 * time.Second)
+		assert.Equal(t, rollout.PausedByPlan, b.Status().State.PausedBy)
+		time.Sleep(time.Hour)
+		assert.Equal(t, 1000, b.Status().State.Weights.Most("v2"))
+		require.NoError(t, b.Resume(ctx))
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, 5000, b.Status().State.Weights.Most("v2"))
+
+		require.NoError(t, b.Promote(ctx))
+		require.NoError(t, b.Promote(ctx))
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, rollout.Whole, b.Status().State.Weights.Most("v2"))
+		assert.Equal(t, "v1", b.Status().State.Stable.ID)
+
+		// The old version is there for another minute: there is a way back.
+		require.NoError(t, b.Abort(ctx, "second thoughts"))
+		require.NoError(t, b.Abort(ctx, ""))
+		s := b.wait(rollout.RolledBack)
+		assert.Equal(t, "second thoughts", s.Reason)
+		require.NoError(t, b.Abort(ctx, ""))
+		refused(b.Resume(ctx), "the rollout of v2 has ended: rolled back, second thoughts")
+		refused(b.Promote(ctx), "has ended")
+
+		// And none once it is being stopped.
+		b.f.failing(errors.New("busy"), "stop v1")
+		require.NoError(t, b.Retry(ctx))
+		require.NoError(t, b.Promote(ctx))
+		time.Sleep(65 * time.Second)
+		refused(b.Abort(ctx, ""), "the old version is being stopped: submit a rollout of it to go back")
+		refused(b.Pause(ctx, ""), "all that is left is to stop the old version")
+		b.f.set(func() { b.f.hook = nil })
+		b.wait(rollout.Succeeded)
+		b.stop()
+		require.ErrorIs(t, b.Pause(ctx, ""), rollout.ErrStopped)
+		require.ErrorIs(t, b.Submit(ctx, plan("v3", rollout.AllAtOnce())), rollout.ErrStopped)
+		require.ErrorContains(t, b.Run(ctx), "Run was called before")
+	})
+}
+
+// A newer submission supersedes: the rollout that runs goes back first.
+func TestSupersede(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		time.Sleep(5 * time.Second)
+		b.f.since()
+		b.f.failing(errors.New("busy"), "stop v2")
+		b.submit("v3", rollout.AllAtOnce())
+		time.Sleep(5 * time.Second)
+		b.submit("v4", rollout.Canary(rollout.SetWeight(7), rollout.Bake(time.Second))) // v3 never begins
+		assert.Contains(t, b.Why(), "version v2 goes back for 5s: version v3 was submitted")
+		assert.Contains(t, b.Why(), "version v4 comes next")
+		b.f.set(func() { b.f.hook = nil })
+		s := b.wait(rollout.Succeeded)
+		assert.Equal(t, "v4", s.Stable.ID)
+		var calls []string
+		for _, c := range b.f.since() {
+			if c = cut(c); len(calls) == 0 || calls[len(calls)-1] != c {
+				calls = append(calls, c)
+			}
+		}
+		assert.Equal(t, []string{
+			"v1 100 % at api", "stop v2, drain 30s",
+			"start v4", "v4 7 %, v1 93 % at api", "v4 100 %, v1 0 % at api", "v4 100 % at api", "stop v1, drain 30s",
+		}, calls)
+		assert.EqualValues(t, 2, s.Counters.Superseded)
+
+		// When the old version is being stopped already, it is finished first.
+		b.f.failing(errors.New("busy"), "stop v4")
+		b.submit("v5", rollout.AllAtOnce())
+		time.Sleep(2 * time.Second)
+		b.submit("v6", rollout.AllAtOnce())
+		require.NoError(t, b.Abort(t.Context(), "not v6"), "what waits is dropped")
+		assert.Nil(t, b.Status().State.Next)
+		b.submit("v7", rollout.AllAtOnce())
+		b.f.set(func() { b.f.hook = nil })
+		assert.Equal(t, "v7", b.wait(rollout.Succeeded).Stable.ID)
+		b.stop()
+	})
+}
+
+func TestPreview(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		p := rollout.BlueGreen("http://localhost:9090", 0, time.Minute)
+		p.Sticky = true
+		b.submit("v2", p)
+		time.Sleep(5 * time.Second)
+		w := b.f.applied()
+		assert.Equal(t, "v2", w.PreviewVersion)
+		assert.Equal(t, "http://localhost:9090", w.Preview)
+		assert.True(t, w.Sticky)
+		assert.Equal(t, []rollout.Share{{Version: "v2"}, {Version: "v1", Weight: rollout.Whole}}, w.Splits[0].Shares)
+		assert.Contains(t, b.Why(), "it can be tried: http://localhost:9090")
+		require.NoError(t, b.Resume(t.Context()))
+		b.wait(rollout.Succeeded)
+		assert.Empty(t, b.f.applied().PreviewVersion)
+		b.stop()
+	})
+}
+
+// A version that ceases to be ready loses its traffic at once, and gets it back;
+// the time in between does not count.
+func TestUnready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute)))
+		time.Sleep(30 * time.Second)
+		b.f.since()
+		b.f.set(func() { b.f.ready["v2"] = rollout.Readiness{Reason: "no replica"} })
+		time.Sleep(2 * time.Second)
+		assert.Equal(t, []string{"v1 100 % at api"}, []string{cut(b.f.since()[0])})
+		time.Sleep(5 * time.Minute)
+		assert.Contains(t, b.Why(), "it waits: version v2 must be ready: no replica")
+		assert.Regexp(t, `if it does not get on within 4m5\ds it goes back`, b.Why())
+		b.f.set(func() { delete(b.f.ready, "v2") })
+		time.Sleep(25 * time.Second)
+		assert.Equal(t, 5000, b.f.applied().Most("v2"))
+		assert.Equal(t, rollout.Advancing, b.Status().State.Phase)
+		time.Sleep(10 * time.Second)
+		b.wait(rollout.Succeeded)
+		b.stop()
+	})
+}
+
+func TestGoesBackBecause(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		break_ func(*fake)
+		within time.Duration
+		reason string
+	}{
+		{"it cannot start", func(f *fake) { f.failing(fmt.Errorf("no such file: %w", rollout.ErrPermanent), "start v2") },
+			time.Second, "it cannot be started: no such file: trying again is of no use"},
+		{"it does not start", func(f *fake) { f.failing(errors.New("no room"), "start v2") },
+			11 * time.Minute, "in step 1 of 6 (start): version v2 must start; start v2 failed "},
+		{"it is never ready", func(f *fake) { f.ready["v2"] = rollout.Readiness{Reason: "warming up"} },
+			11 * time.Minute, "in step 2 of 6 (wait ready): version v2 must be ready: warming up"},
+		{"it has failed", func(f *fake) { f.ready["v2"] = rollout.Readiness{Failed: true, Reason: "exit status 1"} },
+			time.Second, "it has failed: exit status 1"},
+		{"it does not answer", func(f *fake) { f.failing(errors.New("refused"), "ready v2") },
+			11 * time.Minute, "in step 2 of 6 (wait ready): version v2 must be ready: no answer: refused"},
+		{"weights cannot be set", func(f *fake) { f.failing(errors.New("no proxy"), "v2 50 %") },
+			11 * time.Minute, "in step 3 of 6 (set weight 50 %): the weights must be applied (v2 50 %, v1 50 % at api); that failed "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := running(t, rollout.Options{})
+				test.break_(b.f)
+				before := time.Now()
+				b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute)))
+				s := b.wait(rollout.RolledBack)
+				assert.Contains(t, s.Reason, test.reason)
+				assert.LessOrEqual(t, time.Since(before), test.within)
+				b.stop()
+			})
+		})
+	}
+}
+
+// A listener that only one of the versions exports is all its own.
+func TestListeners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, newFake(), rollout.Options{})
+		one := rollout.AllAtOnce()
+		one.Version, one.Listeners = "v1", []string{"admin", "api"}
+		require.NoError(t, b.Submit(t.Context(), one))
+		b.wait(rollout.Succeeded)
+		two := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Second))
+		two.Version, two.Listeners = "v2", []string{"api", "web"}
+		b.f.since()
+		require.NoError(t, b.Submit(t.Context(), two))
+		b.wait(rollout.Succeeded)
+		var calls []string
+		for _, c := range b.f.since() {
+			calls = append(calls, cut(c))
+		}
+		assert.Equal(t, []string{
+			"start v2",
+			"v1 100 % at admin; v2 10 %, v1 90 % at api; v2 100 % at web",
+			"v1 100 % at admin; v2 100 %, v1 0 % at api; v2 100 % at web",
+			"v2 100 % everywhere",
+			"stop v1, drain 30s",
+		}, calls)
+		located := plan("v3", rollout.FromDuration(time.Hour, "eu"))
+		assert.ErrorContains(t, b.Submit(t.Context(), located), "name locations in both or in none")
+		b.stop()
+	})
+}
+
+func TestGates(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		gate func(asked int) (rollout.Judgement, error)
+		want rollout.Phase
+		why  string
+	}{
+		{"passes in the end", func(n int) (rollout.Judgement, error) {
+			if n < 3 {
+				return rollout.Judgement{}, errors.New("not reachable")
+			}
+			return rollout.Judgement{Verdict: rollout.Pass, Reason: "looks good"}, nil
+		}, rollout.Succeeded, ""},
+		{"fails", func(int) (rollout.Judgement, error) {
+			return rollout.Judgement{Verdict: rollout.Fail, Reason: "looks bad"}, nil
+		}, rollout.RolledBack, "fail: looks bad"},
+		{"talks nonsense", func(int) (rollout.Judgement, error) {
+			return rollout.Judgement{Verdict: 7, Reason: strings.Repeat("x", 1<<20), AtMost: math.NaN()}, nil
+		}, rollout.Paused, "inconclusive: xxx"},
+		{"does not know", func(int) (rollout.Judgement, error) { return rollout.Judgement{Reason: "who knows"}, nil },
+			rollout.Paused, "inconclusive: who knows, after 1m0s"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				b := running(t, rollout.Options{Gates: map[string]rollout.GateFunc{
+					"person": func(_ context.Context, s rollout.State) (rollout.Judgement, error) {
+						assert.Equal(t, "v2", s.Plan.Version)
+						asked++
+						return test.gate(asked)
+					},
+				}})
+				b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Gate("person", time.Minute)))
+				time.Sleep(65 * time.Second)
+				s := b.Status().State
+				require.Equal(t, test.want, s.Phase)
+				assert.Contains(t, s.Reason, test.why)
+				if s.Phase == rollout.Paused {
+					assert.Equal(t, rollout.PausedByVerdict, s.PausedBy)
+					require.NoError(t, b.Resume(t.Context())) // a person knows
+					b.wait(rollout.Succeeded)
+				}
+				err := b.Submit(t.Context(), plan("v3", rollout.Canary(rollout.Gate("oracle", time.Minute))))
+				assert.ErrorContains(t, err, `step 3 (gate oracle): there is no such gate; Options.Gates has ["person"]`)
+				b.stop()
+			})
+		})
+	}
+}
+
+// A verdict that pauses: who resumes has decided otherwise, and what was seen
+// does not count again.
+func TestVerdictPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		bad := true
+		var v2 rollout.Traffic
+		b.f.set(func() {
+			b.f.traffic = func(v string) rollout.Traffic {
+				if v != "v2" {
+					return rollout.Traffic{Requests: uint64(time.Since(b.f.began).Seconds() * 100)}
+				}
+				v2.Requests += 100
+				if bad {
+					v2.Failures += 30
+				}
+				return v2
+			}
+		})
+		p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(10*time.Minute))
+		p.Watch = &rollout.Analysis{OnFail: rollout.ThenPause}
+		b.submit("v2", p)
+		time.Sleep(time.Minute)
+		require.Equal(t, rollout.PausedByVerdict, b.Status().State.PausedBy)
+		b.f.set(func() { bad = false })
+		require.NoError(t, b.Resume(t.Context()))
+		b.wait(rollout.Succeeded)
+		b.stop()
+	})
+}
+
+func TestAnalyze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.f.set(func() {
+			b.f.traffic = func(string) rollout.Traffic {
+				return rollout.Traffic{Requests: uint64(time.Since(b.f.began).Seconds() * 1000)}
+			}
+		})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Analyze(&rollout.Analysis{}, time.Hour)))
+		s := b.wait(rollout.Succeeded)
+		assert.Equal(t, rollout.Pass, s.Judgement.Verdict)
+		assert.Less(t, time.Since(b.f.began), time.Minute, "as soon as it is known")
+		share, n := s.Measured()
+		assert.Zero(t, n+uint64(share))
+
+		b.f.set(func() { b.f.traffic = nil })
+		b.submit("v3", rollout.Canary(rollout.SetWeight(50), rollout.Analyze(&rollout.Analysis{OnInconclusive: rollout.ThenRollBack}, time.Minute)))
+		s = b.wait(rollout.RolledBack)
+		assert.Contains(t, s.Reason, "after 1m0s")
+		b.stop()
+	})
+}
+
+func TestStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		assert.Contains(t, b.Why(), "version v1 was rolled out 0s ago")
+		b.f.set(func() {
+			b.f.traffic = func(v string) rollout.Traffic {
+				n := uint64(time.Since(b.f.began).Seconds() * 10)
+				if v == "v2" {
+					return rollout.Traffic{Requests: n}
+				}
+				return rollout.Traffic{Requests: 3 * n}
+			}
+		})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(25), rollout.Bake(time.Minute), rollout.Pause(), rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		time.Sleep(20*time.Second + time.Millisecond)
+		st := b.Status()
+		assert.InDelta(t, 0.25, st.Measured, 0.01)
+		assert.NotZero(t, st.Requests)
+		assert.Equal(t, "bake 1m0s", st.State.Plan.Steps[st.State.Step].String())
+		assert.InDelta(t, (time.Hour + 40*time.Second).Seconds(), st.Remaining.Seconds(), 2)
+		assert.False(t, st.Certain, "there is a pause")
+		var got []string
+		for _, p := range st.Schedule {
+			got = append(got, fmt.Sprintf("%s %v %v", p.Step, p.End.Sub(b.f.began).Round(5*time.Second), p.Uncertain))
+		}
+		assert.Equal(t, []string{"bake 1m0s 1m0s false", "pause 1m0s true", "set weight 50 % 1m0s true", "bake 1h0m0s 1h1m0s true",
+			"promote 1h1m0s true", "stop old 1h1m0s true"}, got)
+		assert.Contains(t, b.Why(), "version v2 is rolled out for 20.001s: step 4 of 9 (bake 1m0s), for 20.001s\nit waits: 20")
+		assert.Equal(t, st.Schedule, b.Schedule())
+		require.NoError(t, b.Abort(t.Context(), ""))
+		b.wait(rollout.RolledBack)
+		assert.Empty(t, b.Schedule())
+		b.stop()
+	})
+}
+
+// Readers resume where they were, over restarts too.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Pause()))
+		var got []string
+		var last uint64
+		for e := range b.Events(t.Context(), 0) {
+			require.Equal(t, last+1, e.Seq)
+			last = e.Seq
+			got = append(got, e.String())
+			if e.Phase == rollout.Paused {
+				break
+			}
+		}
+		b.stop()
+		for e := range b.Events(t.Context(), last) {
+			t.Errorf("an event after the end: %v", e)
+		}
+		second := start(t, b.f, rollout.Options{})
+		time.Sleep(time.Second)
+		require.NoError(t, second.Resume(t.Context()))
+		for e := range second.Events(t.Context(), last) {
+			require.Equal(t, last+1, e.Seq)
+			last = e.Seq
+			if e.Phase == rollout.Paused && e.Kind != rollout.TakenOver {
+				continue // they get ready in any order
+			}
+			got = append(got, e.String())
+			if e.Phase == rollout.Succeeded {
+				break
+			}
+		}
+		second.stop()
+		assert.Equal(t, []string{
+			"v1: submitted",
+			"v1: advancing: version v1 was submitted",
+			"v1: step 1 of 4: start",
+			"v1: step 2 of 4: wait ready",
+			"v1: ready",
+			"v1: step 3 of 4: promote",
+			"weights applied: v1 100 % at api",
+			"v1: step 4 of 4: stop old",
+			"v1: stable",
+			"v1: succeeded: all steps are done",
+			"v2: submitted",
+			"v2: advancing: version v2 was submitted",
+			"v2: step 1 of 6: start",
+			"v2: step 2 of 6: wait ready",
+			"v2: ready",
+			"v2: step 3 of 6: set weight 50 %",
+			"weights applied: v2 50 %, v1 50 % at api",
+			"v2: step 4 of 6: pause",
+			"v2: paused: the plan has a pause here",
+			"taken over: what is to run is started again if need be",
+			"v2: advancing: somebody resumed it",
+			"v2: step 5 of 6: promote",
+			"weights applied: v2 100 %, v1 0 % at api",
+			"v2: step 6 of 6: stop old",
+			"v2: stable",
+			"weights applied: v2 100 % at api",
+			"v1: stopped",
+			"v2: succeeded: all steps are done",
+		}, got)
+		assert.EqualValues(t, 2, counter(second, "rollout.begun", ""))
+		assert.NotZero(t, counter(second, "rollout.runner.calls", "set weights"))
+	})
+}
+
+// A restart in the middle starts what is to run, waits for it, sets the weights,
+// and goes on where it was. The bake that was under way does not begin anew when
+// the end was orderly.
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute)))
+		time.Sleep(40 * time.Second)
+		b.stop()
+		b.f.since()
+		time.Sleep(time.Hour) // does not count
+		f := b.f
+		f.set(func() {
+			f.began = time.Now()
+			f.ready["v1"] = rollout.Readiness{Reason: "restarting"}
+		})
+		b = start(t, f, rollout.Options{})
+		state, err := b.State(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, "v1", state.Stable.ID)
+		assert.InDelta(t, 40, state.Held.Seconds(), 1)
+		time.Sleep(10 * time.Second)
+		started := f.since()
+		slices.Sort(started)
+		assert.Equal(t, []string{"0s start v1", "0s start v2"}, started)
+		assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first (or be replaced by Promote): restarting")
+		f.set(func() { delete(f.ready, "v1") })
+		b.wait(rollout.Succeeded)
+		assert.InDelta(t, 30, time.Since(f.began).Seconds(), 3, "10 s to come up, and 20 s that were left")
+		assert.Equal(t, "v2 50 %, v1 50 % at api", cut(f.since()[0]))
+		b.stop()
+	})
+}
+
+// After a restart the old version does not come up any more: whoever knows that
+// the new one is good can promote it.
+func TestOldVersionIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		time.Sleep(10 * time.Second)
+		b.stop()
+		b.f.failing(errors.New("no such file"), "start v1")
+		b.f.since()
+		b = start(t, b.f, rollout.Options{})
+		time.Sleep(time.Hour)
+		assert.Contains(t, b.Why(), "version v1, which is stable, must start again first (or be replaced by Promote); start v1 failed")
+		for _, call := range b.f.since() {
+			assert.Contains(t, call, "start")
+		}
+		require.NoError(t, b.Promote(t.Context()))
+		assert.Equal(t, "v2", b.wait(rollout.Succeeded).Stable.ID)
+		assert.Equal(t, rollout.Whole, b.f.applied().Most("v2"))
+		b.stop()
+	})
+}
+
+func TestNew(t *testing.T) {
+	_, err := rollout.New(nil, rollout.Options{})
+	assert.ErrorContains(t, err, "no deployer")
+	_, err = rollout.New(newFake(), rollout.Options{CallTimeout: -1, MaxHung: -2, Config: rollout.Config{Interval: -1},
+		Gates: map[string]rollout.GateFunc{"x": nil}})
+	for _, field := range []string{"Options.CallTimeout is -1", "Options.MaxHung is -2", "Config.Interval is -1ns", `Options.Gates["x"]`} {
+		assert.ErrorContains(t, err, field)
+	}
+}
+
+// Commands from many goroutines at once leave a state that makes sense.
+func TestConcurrentCommands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute)))
+		var wg sync.WaitGroup
+		errs := map[string]int{}
+		var mu sync.Mutex
+		for range 8 {
+			for name, do := range map[string]func() error{
+				"pause":  func() error { return b.Pause(t.Context(), "") },
+				"resume": func() error { return b.Resume(t.Context()) },
+				"abort":  func() error { return b.Abort(t.Context(), "") },
+				"why":    func() error { b.Why(); b.Counters(); b.Schedule(); return nil },
+			} {
+				wg.Go(func() {
+					err := do()
+					mu.Lock()
+					defer mu.Unlock()
+					if err != nil {
+						require.ErrorIs(t, err, rollout.ErrRefused)
+						errs[name]++
+					}
+				})
+			}
+		}
+		wg.Wait()
+		b.wait(rollout.RolledBack)
+		assert.Zero(t, errs["abort"])
+		assert.Subset(t, []string{"pause", "resume"}, slices.Collect(maps.Keys(errs)))
+		b.stop()
+	})
+}
+
+// What cannot be understood is left as it is, and Why says what to do.
+func TestStoredByOthers(t *testing.T) {
+	for name, stored := range map[string]struct{ value, why string }{
+		"garbage":      {"{", "what is stored is not a state"},
+		"a later form": {`{"format":2}`, "it is of format 2, and this program knows 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := new(rollout.MemoryStore)
+				_, err := store.CompareAndSwap(t.Context(), "app", 0, []byte(stored.value))
+				require.NoError(t, err)
+				b := start(t, newFake(), rollout.Options{Store: store})
+				time.Sleep(time.Minute)
+				assert.Contains(t, b.Why(), stored.why)
+				value, _, err := store.Load(t.Context(), "app")
+				require.NoError(t, err)
+				assert.Equal(t, stored.value, string(value))
+				b.stop()
+			})
+		})
+	}
+}

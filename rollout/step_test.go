@@ -1,0 +1,261 @@
+package rollout_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/rollout"
+)
+
+// A stepper drives the core by hand. Calls succeed, unless a test says
+// otherwise.
+type stepper struct {
+	t      *testing.T
+	config rollout.Config
+	state  rollout.State
+	now    time.Time
+	wanted []rollout.Action
+}
+
+func newStepper(t *testing.T) *stepper {
+	s := &stepper{t: t, now: time.Unix(1e9, 0)}
+	s.state = rollout.State{}.TakeOver("me", s.now)
+	return s
+}
+
+func (s *stepper) submit(version string, p rollout.Plan) {
+	p = plan(version, p)
+	s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
+}
+
+func (s *stepper) command(c rollout.Command) {
+	s.t.Helper()
+	var err error
+	s.state, err = s.config.Control(s.state, c, s.now)
+	require.NoError(s.t, err)
+}
+
+// look lets time pass, with outcomes at its end.
+func (s *stepper) look(d time.Duration, outcomes ...rollout.Outcome) {
+	s.now = s.now.Add(d)
+	s.state, s.wanted = s.config.Step(s.state, rollout.Observation{Outcomes: outcomes}, s.now)
+}
+
+// run lets calls succeed until nothing is wanted any more.
+func (s *stepper) run() {
+	for range 20 {
+		s.look(0)
+		if len(s.wanted) == 0 {
+			return
+		}
+		for _, a := range s.wanted {
+			s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+		}
+	}
+}
+
+// The last look at which the old version is kept is the one at which the new one
+// turns out not to be ready: then it is kept.
+func TestOldVersionIsKept(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.AllAtOnce()
+	p.Steps[len(p.Steps)-1].For = 2 * time.Second
+	s.submit("v2", p)
+	s.run()
+	require.Equal(t, rollout.KindStopOld, s.state.Plan.Steps[s.state.Step].Kind)
+	s.look(time.Second)
+	ready := rollout.Action{Kind: rollout.ActReady, Version: "v2"}
+	s.look(time.Second, rollout.Outcome{Action: ready, Readiness: rollout.Readiness{Reason: "out of memory"}})
+	require.Equal(t, 2*time.Second, s.state.Held)
+	require.False(t, s.state.Final)
+	assert.Equal(t, rollout.Whole, s.state.Weights.Most("v1"))
+	s.look(0, rollout.Outcome{Action: ready, Readiness: rollout.Readiness{Ready: true}})
+	s.run()
+	assert.Equal(t, rollout.Succeeded, s.state.Phase)
+}
+
+// What a bake counts, look by look.
+func TestWhatCounts(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute)))
+	s.run()
+	require.Equal(t, rollout.KindBake, s.state.Plan.Steps[s.state.Step].Kind)
+	held := func(want time.Duration, why string) {
+		t.Helper()
+		require.Equal(t, want, s.state.Held, why)
+	}
+	held(0, "it has just begun")
+	s.look(time.Second)
+	held(time.Second, "all is well")
+	s.look(2 * time.Second)
+	held(3*time.Second, "a look may be late")
+	s.look(2*time.Second + 1)
+	held(3*time.Second, "but not as late as that")
+	s.look(-time.Hour)
+	held(3*time.Second, "the clock was set back")
+	s.look(time.Second)
+	held(4*time.Second, "and goes on")
+	s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}, Err: "no proxy"})
+	held(5*time.Second, "until then the weights were known to be applied")
+	s.look(time.Second)
+	held(5*time.Second, "and now they are not")
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
+	s.look(time.Second)
+	held(6*time.Second, "they are again")
+	s.command(rollout.Command{Kind: rollout.CommandPause})
+	s.look(time.Second)
+	held(6*time.Second, "a pause does not count")
+	s.command(rollout.Command{Kind: rollout.CommandResume})
+	s.look(time.Second)
+	held(6*time.Second, "nor does the time until it is seen to have ended")
+	s.look(time.Second)
+	held(7*time.Second, "it goes on")
+	s.state = s.state.TakeOver("another", s.now)
+	s.look(time.Second)
+	held(7*time.Second, "a new Runner knows nothing")
+	s.run()
+	s.look(time.Second)
+	held(8*time.Second, "until it does")
+}
+
+// A call that sets weights, was left behind and returns late may have undone a
+// newer one: what is wanted is sent once more, under a revision of its own.
+func TestLateWeights(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute)))
+	for s.state.Weights.Most("v2") == 0 {
+		s.look(0)
+		for _, a := range s.wanted {
+			if a.Kind != rollout.ActSetWeights {
+				s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+			}
+		}
+	}
+	forward := rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}
+	s.look(0, rollout.Outcome{Action: forward, Err: "it did not return", Hung: true})
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.look(0)
+	i := slices.IndexFunc(s.wanted, func(a rollout.Action) bool { return a.Kind == rollout.ActSetWeights })
+	require.GreaterOrEqual(t, i, 0)
+	back := s.wanted[i]
+	assert.True(t, back.Back)
+	s.look(0, rollout.Outcome{Action: forward, Late: true})
+	require.Contains(t, s.wanted, back, "it is not started again while it is under way")
+	s.look(0, rollout.Outcome{Action: back})
+	require.Len(t, s.wanted, 1, "and nothing is stopped before")
+	again := s.wanted[0]
+	assert.Greater(t, again.Weights.Revision, back.Weights.Revision)
+	assert.Equal(t, back.Weights.Splits, again.Weights.Splits)
+	s.look(0, rollout.Outcome{Action: again})
+	assert.Equal(t, rollout.ActStop, s.wanted[0].Kind)
+}
+
+// A call to start a version hangs, and the version is stopped meanwhile. If the
+// process dies then, nobody else knows that the call may have had its effect: so
+// the version stays on the list of those to stop.
+func TestHungStart(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.AllAtOnce())
+	s.look(0)
+	start := rollout.Action{Kind: rollout.ActStart, Version: "v2"}
+	require.Contains(t, s.wanted, start)
+	s.state, s.wanted = s.config.Step(s.state, rollout.Observation{Begun: []rollout.Action{start},
+		Outcomes: []rollout.Outcome{{Action: start, Err: "it did not return", Hung: true}}}, s.now)
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	require.True(t, s.state.Retired[0].Stopped)
+	assert.Empty(t, s.wanted)
+	assert.Contains(t, s.state.Why(s.now), "version v2 has stopped, but a call to start it has not returned")
+	before := s.state
+
+	s.look(0, rollout.Outcome{Action: start, Late: true})
+	require.Equal(t, []rollout.ActionKind{rollout.ActStop}, kinds(s.wanted), "it returns")
+	s.run()
+	assert.Empty(t, s.state.Retired)
+
+	s.state = before.TakeOver("another", s.now)
+	s.run()
+	assert.Empty(t, s.state.Retired, "another has stopped it")
+	assert.EqualValues(t, "v2: stopped", s.state.Events[len(s.state.Events)-1].String())
+
+	s.state = before
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	s.look(0)
+	assert.Contains(t, s.wanted, start, "it is wanted again")
+	s.look(0, rollout.Outcome{Action: start, Late: true})
+	s.run()
+	assert.Equal(t, rollout.Succeeded, s.state.Phase)
+}
+
+// A call to stop a version that has not returned, for whatever reason, could stop
+// the next attempt: that does not start before it has.
+func TestStopLeftBehind(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.Canary(rollout.Pause()))
+	s.run()
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.look(0)
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	stop := s.wanted[0]
+	require.Equal(t, rollout.ActStop, stop.Kind)
+	// It is begun, left behind without a word, and begun again.
+	begun := rollout.Observation{Begun: []rollout.Action{stop, stop}, Outcomes: []rollout.Outcome{{Action: stop}}}
+	s.state, s.wanted = s.config.Step(s.state, begun, s.now)
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	s.look(0)
+	assert.NotContains(t, kinds(s.wanted), rollout.ActStart)
+	assert.Contains(t, s.state.Why(s.now), "a call to stop version v2 has not returned, and could stop it if it started now")
+	s.look(0, rollout.Outcome{Action: stop, Late: true})
+	assert.Contains(t, kinds(s.wanted), rollout.ActStart)
+}
+
+func TestObserveN(t *testing.T) {
+	var one, many rollout.Histogram
+	for range 3 {
+		one.Observe(time.Second)
+	}
+	many.ObserveN(time.Second, 3)
+	many.ObserveN(time.Hour, 0)
+	assert.True(t, one.Equal(many))
+}
+
+func kinds(actions []rollout.Action) []rollout.ActionKind {
+	var k []rollout.ActionKind
+	for _, a := range actions {
+		k = append(k, a.Kind)
+	}
+	return k
+}
+
+// Versions that have ended leave nothing behind.
+func TestForgets(t *testing.T) {
+	s := newStepper(t)
+	size := 0
+	for i := range 60 {
+		s.submit(string(rune('A'+i)), rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Second)))
+		s.run()
+		s.look(time.Second)
+		s.run()
+		require.Equal(t, rollout.Succeeded, s.state.Phase)
+		if i == 30 {
+			size = s.state.LiveSize()
+		}
+	}
+	assert.Equal(t, size, s.state.LiveSize())
+}

@@ -1,0 +1,148 @@
+package rollout
+
+import (
+	"math"
+	"slices"
+)
+
+// sameSplit is by how much of itself the new version's share of the requests may
+// differ between two windows, besides by chance, for their counts to be added up.
+const sameSplit = 0.1
+
+// enoughTimed is how many requests of the old version must have been timed for
+// its slowest hundredth to be told.
+const enoughTimed = 1000
+
+// Traffic is what a version's traffic was, counted since the version began to
+// get any. Counters only rise; the zero value is no traffic.
+//
+// The total of several replicas must only rise as well: keep what a replica that
+// ended has counted, and add up what each counted [Traffic.Since] it was last
+// asked. A total that falls when one of ten replicas restarts looks like ten
+// that did.
+type Traffic struct {
+	// Requests is how many requests have ended, well or badly. Those in flight
+	// are not in it.
+	Requests uint64 `json:"requests"`
+
+	// Failures is how many of them failed, by whatever the deployer calls a
+	// failure. Requests that the client is to blame for are best left out.
+	Failures uint64 `json:"failures,omitempty"`
+
+	// Latency has how long they took, or those of them that were timed.
+	Latency Histogram `json:"latency"`
+
+	// Restarts is how often a process of this version had to be started again.
+	Restarts uint64 `json:"restarts,omitempty"`
+}
+
+// Since returns what was counted after earlier was taken from the same source.
+//
+// Where a counter is lower than it was the source has begun anew, and what it
+// shows has all been counted since. Requests, failures and latency have one
+// source; restarts, which are counted by whoever restarts, have another.
+func (t Traffic) Since(earlier Traffic) Traffic {
+	since := Traffic{
+		Requests: t.Requests - earlier.Requests,
+		Failures: t.Failures - earlier.Failures,
+		Restarts: t.Restarts - earlier.Restarts,
+	}
+	var ok bool
+	since.Latency, ok = t.Latency.Since(earlier.Latency)
+	if !ok || t.Requests < earlier.Requests || t.Failures < earlier.Failures {
+		since.Requests, since.Failures, since.Latency = t.Requests, t.Failures, t.Latency.Clone()
+	}
+	if t.Restarts < earlier.Restarts {
+		since.Restarts = t.Restarts
+	}
+	return since
+}
+
+// Add returns the traffic of both.
+func (t Traffic) Add(other Traffic) Traffic {
+	return Traffic{
+		Requests: saturating(t.Requests, other.Requests),
+		Failures: saturating(t.Failures, other.Failures),
+		Latency:  t.Latency.Merge(other.Latency),
+		Restarts: saturating(t.Restarts, other.Restarts),
+	}
+}
+
+// SuccessRate returns the share of the requests that did not fail, 1 if there
+// were none.
+func (t Traffic) SuccessRate() float64 { return 1 - share(t.Failures, t.Requests) }
+
+// share returns part/whole from 0 to 1, 0 of nothing.
+func share(part, whole uint64) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return min(1, float64(part)/float64(whole))
+}
+
+// Window is the traffic of both versions over the same stretch of time, in which
+// the weights did not change.
+type Window struct {
+	Old Traffic `json:"old"`
+	New Traffic `json:"new"`
+}
+
+func (w Window) plus(v Window) Window { return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New)} }
+
+// Shorten returns what [Analysis.Judge] needs of windows, oldest first, in at most
+// most windows: neighbours with the same split are added up, those first that
+// have the fewest requests together. Only where no neighbours have the same split
+// is the oldest left out. It changes nothing of what it is given.
+func Shorten(windows []Window, most int) []Window {
+	windows = slices.Clone(windows)
+	for len(windows) > max(most, 0) {
+		fewest, at := uint64(math.MaxUint64), -1
+		for i := range len(windows) - 1 {
+			both := saturating(windows[i].requests(), windows[i+1].requests())
+			if both < fewest && alike(windows[i], windows[i+1]) {
+				fewest, at = both, i
+			}
+		}
+		if at < 0 {
+			windows = windows[1:]
+			continue
+		}
+		windows[at] = windows[at].plus(windows[at+1])
+		windows = slices.Delete(windows, at+1, at+2)
+	}
+	return windows
+}
+
+func (w Window) requests() uint64 { return saturating(w.Old.Requests, w.New.Requests) }
+
+// failures counts requests that failed as bad.
+func failures(w Window) tally {
+	return tally{
+		oldAll: w.Old.Requests, oldBad: min(w.Old.Failures, w.Old.Requests),
+		newAll: w.New.Requests, newBad: min(w.New.Failures, w.New.Requests),
+	}
+}
+
+// slow counts requests as bad that took longer than 99 of 100 of the old
+// version's did. By symmetry the next request above a quantile of the old version
+// is the new one's with a chance of its share, if both are as fast.
+func slow(w Window) tally {
+	t := tally{oldAll: w.Old.Latency.Count(), newAll: w.New.Latency.Count()}
+	if t.oldAll < enoughTimed {
+		return tally{}
+	}
+	p99 := w.Old.Latency.Quantile(0.99)
+	t.oldBad, t.newBad = w.Old.Latency.Above(p99), w.New.Latency.Above(p99)
+	return t
+}
+
+// alike reports whether the new version may have had the same share in both.
+func alike(a, b Window) bool {
+	x, y := failures(a), failures(b)
+	if !x.comparable() || !y.comparable() {
+		return false
+	}
+	s := x.plus(y).newShare()
+	chance := 3 * math.Sqrt(s*(1-s)*(1/(float64(x.oldAll)+float64(x.newAll))+1/(float64(y.oldAll)+float64(y.newAll))))
+	return math.Abs(x.newShare()-y.newShare()) <= sameSplit*s+chance
+}

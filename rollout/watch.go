@@ -1,0 +1,86 @@
+package rollout
+
+import (
+	"cmp"
+	"fmt"
+)
+
+// watch judges what the plan watches all the time.
+func (m *machine) watch() {
+	s := &m.s
+	v := s.newVersion()
+	if !m.fresh || v == nil || s.Plan.Watch == nil || s.Promoted || s.Weights.Most(v.ID) == 0 {
+		return
+	}
+	j := s.Plan.Watch.Judge(s.Window.Old, s.Window.New, s.Windows...)
+	s.Judgement, s.JudgedBy = &j, "watch"
+	if j.Verdict == Fail {
+		m.apply(s.Plan.Watch.Rule(Fail), j)
+	}
+}
+
+// apply does what the rule says, and reports whether it says to go on.
+func (m *machine) apply(rule Rule, j Judgement) bool {
+	s := &m.s
+	if s.Phase == Paused && rule != ThenRollBack {
+		return false
+	}
+	if j.Verdict == Fail && (rule != ThenContinue || !s.live.ignored) {
+		s.Counters.Failed++
+		m.event(VerdictGiven, s.Plan.Version, fmt.Sprintf("%s; then: %s", j, rule))
+		s.live.ignored = rule == ThenContinue
+	}
+	switch rule {
+	case ThenRollBack:
+		m.rollBack(j.String())
+	case ThenPause:
+		m.pause(PausedByVerdict, j.String())
+	default:
+		return true
+	}
+	return false
+}
+
+// judge reports whether an Analyze or Gate step is done.
+func (m *machine) judge(step Step) bool {
+	s := &m.s
+	var j Judgement
+	var onFail, onInconclusive Rule
+	overdue := s.Held >= step.For
+	if step.Kind == KindGate {
+		onFail, onInconclusive = cmp.Or(step.OnFail, ThenRollBack), cmp.Or(step.OnInconclusive, ThenPause)
+		switch {
+		case s.live.gate != nil && s.live.gateStep == s.Step:
+			j = *s.live.gate
+		case !overdue:
+			return false
+		default:
+			j.Reason = "the gate has not answered"
+		}
+		s.JudgedBy = step.String()
+	} else {
+		a := step.Analysis
+		if a == nil {
+			a = s.Plan.Watch
+		}
+		if !m.fresh && !overdue {
+			return false
+		}
+		onFail, onInconclusive = a.Rule(Fail), a.Rule(Inconclusive)
+		j = a.Judge(s.Window.Old, s.Window.New, s.Windows...)
+		s.JudgedBy = string(step.Kind)
+	}
+	s.Judgement = &j
+	switch {
+	case j.Verdict == Pass:
+		m.event(VerdictGiven, s.Plan.Version, j.String())
+		return true
+	case j.Verdict == Fail:
+		return m.apply(onFail, j)
+	case overdue:
+		j.Reason = fmt.Sprintf("%s, after %v", j.Reason, step.For)
+		m.event(VerdictGiven, s.Plan.Version, fmt.Sprintf("%s; then: %s", j, onInconclusive))
+		return m.apply(onInconclusive, j)
+	}
+	return false
+}

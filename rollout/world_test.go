@@ -1,0 +1,460 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weaverkit/weaverkit/rollout"
+)
+
+const simInterval = time.Second
+
+// A world is what a Runner acts on: proxies, versions, a store, people. Its
+// generation is the life of one process with a Runner.
+type world struct {
+	rng    *rand.Rand // guarded by mu once a process runs
+	people *rand.Rand // of play
+	began  time.Time
+	calm   time.Time // no faults from then on
+	faulty float64   // how often calls fail before that
+	crashy float64   // how often the process dies at a call
+	dies   bool      // versions and proxies end with the process
+	busy   float64   // how often people do something, each second
+	store  rollout.MemoryStore
+
+	clock    sync.Mutex // guards the clock of the process
+	clockRNG *rand.Rand
+	offset   time.Duration
+	jumps    int
+
+	mu         sync.Mutex
+	gen        int                // of the process
+	alive      bool               // it is
+	kill       context.CancelFunc // ends it
+	versions   map[string]*simVersion
+	weights    rollout.Weights // in the proxies
+	integrated time.Time       // traffic was counted until then
+	plan       map[string]rollout.Plan
+	counts     map[string]int
+	violations []string
+	log        []string
+	crashAt    int // the number of the point at which the process dies; 0 for chance
+	points     int
+	lastEvent  rollout.Event
+
+	r     *rollout.Runner // of this generation; used by play only
+	ended chan struct{}   // closed when its Run has returned
+}
+
+type simVersion struct {
+	running  bool
+	started  time.Time
+	startup  time.Duration
+	badFrom  time.Time // it fails requests from then on
+	unready  [2]time.Time
+	requests float64
+	failures float64
+
+	crashed    bool                     // it ended with the process
+	again      bool                     // somebody wants another attempt
+	stopCalled bool                     // in this attempt
+	aborted    bool                     // an Abort was confirmed in this attempt
+	promoted   bool                     // somebody called Promote
+	held       map[string]time.Duration // time at each vector of weights, in this attempt
+	answer     bool                     // the last one to Ready
+	answered   time.Time
+	answerGen  int
+}
+
+func newWorld(seed uint64) *world {
+	w := &world{
+		rng:      rand.New(rand.NewPCG(seed, 7)),
+		people:   rand.New(rand.NewPCG(seed, 9)),
+		clockRNG: rand.New(rand.NewPCG(seed, 8)),
+		began:    time.Now(),
+		versions: map[string]*simVersion{},
+		plan:     map[string]rollout.Plan{},
+		counts:   map[string]int{},
+	}
+	w.integrated = w.began
+	w.calm = w.began.Add(time.Duration(w.rng.IntN(400)) * time.Second)
+	w.faulty = []float64{0, 0.02, 0.1, 0.3}[w.rng.IntN(4)]
+	w.crashy = []float64{0, 0.002, 0.01, 0.05}[w.rng.IntN(4)]
+	w.dies = w.rng.IntN(2) == 0
+	w.busy = 0.1 * float64(w.rng.IntN(2))
+	return w
+}
+
+func (w *world) logf(format string, args ...any) {
+	w.log = append(w.log, fmt.Sprintf("%9.3f g%d ", time.Since(w.began).Seconds(), w.gen)+fmt.Sprintf(format, args...))
+}
+
+func (w *world) violate(format string, args ...any) {
+	w.logf("VIOLATION "+format, args...)
+	w.violations = append(w.violations, fmt.Sprintf("%.3f: ", time.Since(w.began).Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (w *world) version(id string) *simVersion {
+	v := w.versions[id]
+	if v == nil {
+		v = &simVersion{startup: time.Duration(w.rng.IntN(5000)) * time.Millisecond, held: map[string]time.Duration{}}
+		if w.rng.IntN(4) == 0 {
+			v.badFrom = time.Now().Add(time.Duration(w.rng.IntN(200)) * time.Second)
+		}
+		if w.rng.IntN(4) == 0 {
+			v.unready[0] = time.Now().Add(time.Duration(w.rng.IntN(100)) * time.Second)
+			v.unready[1] = v.unready[0].Add(time.Duration(w.rng.IntN(60)) * time.Second)
+		}
+		w.versions[id] = v
+	}
+	return v
+}
+
+var errSim = errors.New("simulated")
+
+// call carries out a call of generation gen: it may fail before or after its
+// effect, be slow, hang with or without regard for its context, or be the
+// process's last.
+func (w *world) call(ctx context.Context, gen int, name string, effect func() error) error {
+	w.mu.Lock()
+	kind := ""
+	if time.Now().Before(w.calm) && w.rng.Float64() < w.faulty {
+		kind = []string{"error", "error after", "slow", "hang", "hang, obeys", "hang, then error"}[w.rng.IntN(6)]
+	}
+	delay := time.Duration(w.rng.IntN(20)) * time.Millisecond
+	switch kind {
+	case "slow":
+		delay = time.Duration(w.rng.IntN(3000)) * time.Millisecond
+	case "hang", "hang, then error":
+		delay = time.Duration(w.rng.IntN(90_000)) * time.Millisecond
+	}
+	if kind != "" {
+		w.counts[name+": "+kind]++
+		w.logf("%s: %s %v", name, kind, delay)
+	}
+	w.mu.Unlock()
+	switch kind {
+	case "hang", "hang, then error":
+		time.Sleep(delay)
+	case "hang, obeys":
+		<-ctx.Done()
+		return ctx.Err()
+	default:
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.crashPoint(gen, name+" (before)")
+	if !w.alive || w.gen != gen {
+		return errSim // a dead process does nothing
+	}
+	if kind == "error" || kind == "hang, then error" {
+		return errSim
+	}
+	err := effect()
+	w.crashPoint(gen, name+" (after)")
+	if !w.alive || w.gen != gen || kind == "error after" {
+		return errSim
+	}
+	return err
+}
+
+// crashPoint is where the process may die.
+func (w *world) crashPoint(gen int, name string) {
+	if !w.alive || w.gen != gen {
+		return
+	}
+	w.points++
+	if w.points == w.crashAt || w.crashAt == 0 && time.Now().Before(w.calm) && w.rng.Float64() < w.crashy {
+		w.counts["crash"]++
+		w.logf("CRASH at %s", name)
+		w.alive = false
+		w.integrate()
+		if w.dies {
+			for _, v := range w.versions {
+				v.crashed = v.crashed || v.running
+				v.running = false
+			}
+			w.weights = rollout.Weights{}
+		}
+		w.kill()
+	}
+}
+
+// integrate counts the traffic, and the time that weights were there.
+func (w *world) integrate() {
+	now := time.Now()
+	d := now.Sub(w.integrated)
+	w.integrated = now
+	for id, v := range w.versions {
+		share := float64(w.weights.Most(id)) / rollout.Whole
+		n := 200 * share * d.Seconds()
+		v.requests += n
+		if !v.badFrom.IsZero() && now.After(v.badFrom) {
+			v.failures += n * 0.3
+		}
+		v.held[vector(w.weights, id)] += d
+	}
+}
+
+// vector writes what the version gets everywhere.
+func vector(w rollout.Weights, id string) string {
+	var b strings.Builder
+	for _, s := range w.Splits {
+		fmt.Fprintf(&b, "%s=%d ", s.Place, w.Of(id, s.Place))
+	}
+	return b.String()
+}
+
+// A process is a generation: the Deployer and the Store that its Runner sees.
+type process struct {
+	w   *world
+	gen int
+}
+
+func (p process) Start(ctx context.Context, id string) error {
+	p.w.mu.Lock()
+	v := p.w.version(id)
+	p.w.logf("Start %s", id)
+	if v.stopCalled && p.w.alive && p.w.gen == p.gen {
+		if !v.again {
+			p.w.violate("Start of %s after it was stopped", id)
+		}
+		v.again, v.stopCalled, v.aborted = false, false, false
+		v.held = map[string]time.Duration{}
+	}
+	p.w.mu.Unlock()
+	return p.w.call(ctx, p.gen, "start", func() error {
+		if !v.running {
+			v.running, v.crashed, v.started = true, false, time.Now()
+		}
+		return nil
+	})
+}
+
+func (p process) Ready(ctx context.Context, id string) (rollout.Readiness, error) {
+	var r rollout.Readiness
+	err := p.w.call(ctx, p.gen, "ready", func() error {
+		v := p.w.version(id)
+		now := time.Now()
+		r.Ready = v.running && now.Sub(v.started) >= v.startup && !(now.After(v.unready[0]) && now.Before(v.unready[1]))
+		r.Reason = "warming up"
+		if ctx.Err() == nil { // else nobody hears it
+			v.answer, v.answered, v.answerGen = r.Ready, now, p.gen
+		}
+		return nil
+	})
+	return r, err
+}
+
+func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error {
+	w := p.w
+	w.mu.Lock()
+	w.logf("SetWeights %v", weights)
+	if w.alive && w.gen == p.gen {
+		for _, split := range weights.Splits {
+			newest := split.Shares[0]
+			v := w.version(newest.Version)
+			if len(split.Shares) > 1 && newest.Weight > 0 && !v.answer && v.answerGen == p.gen && time.Since(v.answered) > 500*time.Millisecond {
+				w.violate("weight for %s, which said that it is not ready", newest.Version)
+			}
+		}
+	}
+	for _, s := range weights.Splits {
+		sum := 0
+		for _, share := range s.Shares {
+			sum += share.Weight
+		}
+		if sum != rollout.Whole {
+			w.violate("weights sum up to %d: %v", sum, weights)
+		}
+	}
+	w.mu.Unlock()
+	return w.call(ctx, p.gen, "set weights", func() error {
+		if weights.Revision < w.weights.Revision {
+			w.counts["weights fenced"]++
+			return nil
+		}
+		w.integrate()
+		w.checkWeights(weights)
+		w.weights = weights
+		return nil
+	})
+}
+
+// checkWeights checks weights as they take effect.
+func (w *world) checkWeights(weights rollout.Weights) {
+	for id, v := range w.versions {
+		is, was := weights.Most(id), w.weights.Most(id)
+		if is > 0 && (v.stopCalled || !v.running && !(v.crashed && is == rollout.Whole)) {
+			w.violate("%s has weight %d, but runs: %v, is to be stopped: %v", id, is, v.running, v.stopCalled)
+		}
+		if is > was && v.aborted {
+			w.violate("%s was aborted, and goes forward from %d to %d", id, was, is)
+		}
+		p, ok := w.plan[id]
+		if !ok || v.promoted || id == "v1" {
+			continue
+		}
+		// Each vector of weights that the plan has before this one must have been
+		// there for its time.
+		need := required(p)
+		at := slices.IndexFunc(need, func(n requirement) bool { return n.vector == vector(weights, id) })
+		for i := range max(0, at) {
+			if held := v.held[need[i].vector]; held < need[i].d {
+				w.violate("%s goes on to %s, but had only %v of %v at %s", id, vector(weights, id), held, need[i].d, need[i].vector)
+			}
+		}
+	}
+}
+
+type requirement struct {
+	vector string
+	d      time.Duration
+}
+
+// required returns how long the plan holds each vector of weights, in order.
+func required(p rollout.Plan) []requirement {
+	locations := p.Locations
+	if len(locations) == 0 {
+		locations = []string{""}
+	}
+	listeners := slices.Sorted(slices.Values(p.Listeners))
+	current := map[rollout.Place]int{}
+	var need []requirement
+	for _, s := range p.Steps {
+		if s.Kind != rollout.KindSetWeight && s.Kind != rollout.KindPromote && s.Kind != rollout.KindBake {
+			continue
+		}
+		var weights rollout.Weights
+		for _, l := range listeners {
+			for _, loc := range locations {
+				place := rollout.Place{Listener: l, Location: loc}
+				if s.Kind == rollout.KindPromote {
+					current[place] = rollout.Whole
+				}
+				if s.Kind == rollout.KindSetWeight && (s.Location == "" || s.Location == loc) {
+					current[place] = s.Weight
+				}
+				weights.Splits = append(weights.Splits, rollout.Split{Place: place, Shares: []rollout.Share{{Version: p.Version, Weight: current[place]}}})
+			}
+		}
+		v := vector(weights, p.Version)
+		if len(need) == 0 || need[len(need)-1].vector != v {
+			need = append(need, requirement{vector: v})
+		}
+		if s.Kind == rollout.KindBake {
+			need[len(need)-1].d += s.For
+		}
+	}
+	return need
+}
+
+func (p process) Stop(ctx context.Context, id string, drain time.Duration) error {
+	w := p.w
+	w.mu.Lock()
+	w.logf("Stop %s", id)
+	v := w.version(id)
+	if w.alive && w.gen == p.gen {
+		if n := w.weights.Most(id); n > 0 {
+			w.violate("%s is stopped, but has weight %d", id, n)
+		}
+		for other, o := range w.versions {
+			if other > id && w.weights.Most(other) > 0 && o.answerGen == p.gen && !o.answer && time.Since(o.answered) > 500*time.Millisecond && !v.stopCalled {
+				w.violate("%s is stopped, but %s, which has the traffic, is not ready", id, other)
+			}
+		}
+		v.stopCalled = true
+	}
+	w.mu.Unlock()
+	return w.call(ctx, p.gen, "stop", func() error {
+		w.integrate()
+		if v.stopCalled { // else another attempt has begun
+			v.running = false
+		} else {
+			w.violate("a stop of %s that was left behind takes effect in the next attempt", id)
+		}
+		return nil
+	})
+}
+
+func (p process) Stats(ctx context.Context) (map[string]rollout.Traffic, error) {
+	traffic := map[string]rollout.Traffic{}
+	err := p.w.call(ctx, p.gen, "stats", func() error {
+		p.w.integrate()
+		for id, v := range p.w.versions {
+			traffic[id] = rollout.Traffic{Requests: uint64(v.requests), Failures: uint64(v.failures)}
+		}
+		return nil
+	})
+	return traffic, err
+}
+
+func (p process) Load(ctx context.Context, app string) (value []byte, version uint64, err error) {
+	err = p.w.call(ctx, p.gen, "store", func() error {
+		value, version, err = p.w.store.Load(ctx, app)
+		return err
+	})
+	return value, version, err
+}
+
+func (p process) CompareAndSwap(ctx context.Context, app string, expected uint64, value []byte) (version uint64, err error) {
+	err = p.w.call(ctx, p.gen, "store", func() error {
+		version, err = p.w.store.CompareAndSwap(context.Background(), app, expected, value)
+		return err
+	})
+	return version, err
+}
+
+// now is the clock of the process, which somebody sets now and then.
+func (p process) now() time.Time {
+	w := p.w
+	w.clock.Lock()
+	defer w.clock.Unlock()
+	if time.Now().Before(w.calm) && w.clockRNG.IntN(500) == 0 {
+		jump := time.Duration(2+w.clockRNG.IntN(5000))*simInterval + time.Millisecond
+		if w.clockRNG.IntN(2) == 0 {
+			jump = -jump
+		}
+		w.offset += jump
+		w.jumps++
+	}
+	return time.Now().Add(w.offset).Round(0)
+}
+
+// boot begins a process.
+func (w *world) boot() {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.mu.Lock()
+	w.gen++
+	w.alive = true
+	w.kill = cancel
+	p := process{w, w.gen}
+	w.logf("boot")
+	w.mu.Unlock()
+	r, err := rollout.New(p, rollout.Options{
+		Store:       p,
+		Config:      rollout.Config{Interval: simInterval, StopWithin: 20 * time.Second},
+		CallTimeout: 5 * time.Second, AskTimeout: time.Second,
+	})
+	if err != nil {
+		panic(err)
+	}
+	r.SetNow(p.now)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.Run(ctx)
+	}()
+	w.r, w.ended = r, ended
+}
