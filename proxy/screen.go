@@ -38,7 +38,7 @@ type screened struct {
 	lastWord atomic.Bool
 
 	unlimit func()      // is called when the client may take its time: HTTP/2, or an upgrade
-	unread  atomic.Bool // the client may have sent what nobody reads, after an upgrade that was refused
+	unread  atomic.Bool // the client may have sent what nobody reads, after what was refused
 
 	mu           sync.Mutex // guards the following
 	theirs, ours time.Time  // limits for reading: net/http's, and that of a head or a body
@@ -84,12 +84,18 @@ func (s *screened) switched() {
 	s.unlimit()
 }
 
-// Close closes the connection; the client gets what was written last.
+// Close closes the connection, or has it closed in a while: the client gets what
+// was written last. net/http may close many, one after the other, so it does not
+// wait; the server does, for the connection.
 func (s *screened) Close() error {
-	if s.unread.Load() && s.CloseWrite() == nil {
-		readAll(s.Conn)
+	if !s.unread.CompareAndSwap(true, false) || s.CloseWrite() != nil {
+		return s.Conn.Close()
 	}
-	return s.Conn.Close()
+	go func() {
+		readAll(s.Conn)
+		s.Conn.Close()
+	}()
+	return nil
 }
 
 // SetReadDeadline sets the limit that net/http wants, beside which there may be
@@ -172,6 +178,7 @@ func (s *screened) Read(p []byte) (int, error) {
 			k, ok := s.chunks.scan(p[:n])
 			if !ok {
 				s.err = fmt.Errorf("%w: bad chunk", errBadRequest)
+				s.unread.Store(true)
 				s.refused(s.err)
 				return k, s.err
 			}
