@@ -264,6 +264,14 @@ func newRawOrigin(t testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) string
 	return l.Addr().String()
 }
 
+// closedAddr returns an address at which nobody listens, until somebody does.
+func closedAddr(t testing.TB) string {
+	t.Helper()
+	l := newListener(t)
+	defer l.Close()
+	return l.Addr().String()
+}
+
 // deadAddr returns an address at which nobody listens, and nobody will while the
 // test runs: that of the client's end of a connection.
 func deadAddr(t testing.TB) string {

@@ -191,6 +191,7 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 				continue
 			}
 		}
+		c.left.Store(true) // so whatever the backend says now, it was not to blame
 		bc.interrupt()
 		return copied, errClientGone
 	}
