@@ -3,12 +3,14 @@ package proxy
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -38,9 +40,12 @@ type screened struct {
 	unlimit func()      // is called when the client may take its time: HTTP/2, or an upgrade
 	unread  atomic.Bool // the client may have sent what nobody reads, after an upgrade that was refused
 
+	mu           sync.Mutex // guards the following
+	theirs, ours time.Time  // limits for reading: net/http's, and that of a head or a body
+
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
-	limit   time.Time    // of a head that has begun
+	begun   bool         // a head, which is not there as a whole
 	began   time.Time    // the body
 	passed  int64        // of it
 	scratch []byte
@@ -85,6 +90,36 @@ func (s *screened) Close() error {
 		readAll(s.Conn)
 	}
 	return s.Conn.Close()
+}
+
+// SetReadDeadline sets the limit that net/http wants, beside which there may be
+// one from here. net/http also uses it to interrupt a read.
+func (s *screened) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.theirs = t
+	return s.setLimitLocked()
+}
+
+// SetDeadline is SetReadDeadline, and SetWriteDeadline.
+func (s *screened) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.Conn.SetWriteDeadline(t))
+}
+
+// limitRead sets the limit from here; zero is none.
+func (s *screened) limitRead(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ours = t
+	_ = s.setLimitLocked() // if it fails so does reading
+}
+
+func (s *screened) setLimitLocked() error {
+	t := s.theirs
+	if t.IsZero() || !s.ours.IsZero() && s.ours.Before(t) {
+		t = s.ours
+	}
+	return s.Conn.SetReadDeadline(t)
 }
 
 // CloseWrite ends one direction before the other.
@@ -168,8 +203,8 @@ func (s *screened) readBody(p []byte) (int, error) {
 				limit = slowest
 			}
 		}
-		s.Conn.SetReadDeadline(limit)
-		defer s.Conn.SetReadDeadline(time.Time{})
+		s.limitRead(limit)
+		defer s.limitRead(time.Time{})
 	}
 	n, err := s.Conn.Read(p)
 	s.passed += int64(n)
@@ -192,7 +227,11 @@ func (s *screened) readHead() error {
 			return nil
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
-			s.began, s.passed, s.limit = time.Now(), 0, time.Time{}
+			s.began, s.passed = time.Now(), 0
+			if s.begun {
+				s.begun = false
+				s.limitRead(time.Time{})
+			}
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
 			s.state = open // is answered with 431
@@ -201,10 +240,10 @@ func (s *screened) readHead() error {
 		if s.scratch == nil {
 			s.scratch = make([]byte, 4<<10)
 		}
-		if len(s.raw) > 0 && s.limit.IsZero() {
+		if len(s.raw) > 0 && !s.begun {
 			// net/http sees nothing of it before it is there as a whole.
-			s.limit = time.Now().Add(s.proxy.opts.HeaderTimeout)
-			s.Conn.SetReadDeadline(s.limit)
+			s.begun = true
+			s.limitRead(time.Now().Add(s.proxy.opts.HeaderTimeout))
 		}
 		n, err := s.Conn.Read(s.scratch)
 		s.raw = append(s.raw, s.scratch[:n]...)
@@ -317,6 +356,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			codings++
 			if !equalFold(value, "chunked") {
 				return bad("Transfer-Encoding is not chunked")
+			}
+		case trailerField:
+			for _, name := range []string{"content-length", "transfer-encoding", "trailer"} {
+				if hasToken(value, []byte(name)) {
+					return bad("it announces a trailer that cannot be one")
+				}
 			}
 		case upgradeField:
 			upgrade = upgrade || !isH2C(string(value))

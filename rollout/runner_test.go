@@ -743,10 +743,10 @@ func TestStoredByOthers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				store := new(rollout.MemoryStore)
+				store := newFake()
 				_, err := store.CompareAndSwap(t.Context(), "app", 0, []byte(stored.value))
 				require.NoError(t, err)
-				b := start(t, newFake(), rollout.Options{Store: store})
+				b := start(t, store, rollout.Options{})
 				time.Sleep(time.Minute)
 				assert.Contains(t, b.Why(), stored.why)
 				value, _, err := store.Load(t.Context(), "app")
