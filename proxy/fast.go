@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,6 +36,7 @@ type conn struct {
 	pieces   bool         // the head of the request does not come at once
 	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
+	owing    atomic.Int64 // instant: when an upload must have gone on, whatever comes back meanwhile; 0 if it may rest
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool  // between requests
@@ -237,7 +239,7 @@ func (c *conn) advance() action {
 			if c.owed == 0 {
 				c.owed = c.clock
 			}
-			c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size))
+			c.until(c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size)))
 			return readMore
 		default:
 			c.arrived()
@@ -275,6 +277,10 @@ func (c *conn) expectFrom(now instant, d time.Duration) {
 	c.until(now + instant(d))
 }
 
+// never is a deadline that does not come.
+const never = instant(math.MaxInt64)
+
+// until is expect for a time.
 func (c *conn) until(at instant) {
 	if c.limit != 0 {
 		at = min(at, c.limit)

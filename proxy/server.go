@@ -401,6 +401,8 @@ func (s *server) reap(stop <-chan struct{}) {
 		for _, c := range s.conns {
 			if d := c.deadline.Load(); d != 0 && d < now {
 				late = append(late, c)
+			} else if d := c.owing.Load(); d != 0 && d < now {
+				late = append(late, c)
 			} else if w := c.waiting.Load(); w != 0 && now-w > int64(reapTime) {
 				waiting = append(waiting, c)
 			}

@@ -106,13 +106,13 @@ type request struct {
 	peer    netip.Addr
 	body    *requestBody // nil if there is none
 	tracked *trackedBody // that of the response; nil until there is one
-	timeout *time.Timer  // nil if there is none
-
-	mirror *mirror       // nil if it is not mirrored
-	copied *http.Request // as a backend gets it, for mirror
 
 	bodiless bool          // the response has a head only
 	deadline time.Duration // of a client of gRPC, from the start; 0 if there is none
+	timeout  *time.Timer   // nil if there is none
+
+	mirror *mirror       // nil if it is not mirrored
+	copied *http.Request // as a backend gets it, for mirror
 }
 
 type requestKey struct{}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -95,11 +96,28 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	x := &w.x
 	done := make(chan error, 1)
 	b := x.b
+	// Both ways have limits of their own: what one end owes may be late while
+	// there is news of the other. Only once all has been sent is the response
+	// waited for, if it has not begun.
+	var (
+		mu          sync.Mutex
+		sent, begun bool
+	)
+	c.expect(0)
 	go func() {
 		n, err := c.copyBody(bc, left)
 		b.bytesIn.Add(uint64(w.req.length - left + n))
+		mu.Lock()
+		sent = true
+		c.owing.Store(0)
+		if !begun && err == nil {
+			c.owing.Store(int64(c.responseDeadline()))
+			c.waiting.Store(int64(c.server.proxy.now()))
+		}
+		mu.Unlock()
 		done <- err
 	}()
+	defer c.owing.Store(0)
 	finished := false
 	var upErr error
 	stop := func() { // waits for the goroutine above
@@ -118,6 +136,12 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	} else {
 		kind = c.kindOf(bc, err)
 	}
+	mu.Lock()
+	begun = true
+	if sent {
+		c.owing.Store(0)
+	}
+	mu.Unlock()
 	select {
 	case upErr = <-done:
 		finished = true
@@ -166,12 +190,12 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		buf = b[:]
 	}
 	for copied < n {
-		c.bodyDeadline(p.now(), began, copied)
+		c.owing.Store(int64(c.bodyDeadline(p.now(), began, copied)))
 		var m int64
 		if splice {
 			// As much as there is: then only the backend is waited for.
 			if m, err = awaitReadable(c.raw); err == nil {
-				c.expectFrom(p.now(), p.opts.ResponseTimeout)
+				c.owing.Store(int64(c.responseDeadline()))
 				m, err = to.ReadFrom(&io.LimitedReader{R: c.rwc, N: min(m, n-copied)})
 				copied += m
 				if err != nil {
@@ -182,7 +206,7 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		} else {
 			var k int
 			if k, err = c.rwc.Read(buf[:min(int64(len(buf)), n-copied)]); k > 0 {
-				c.expectFrom(p.now(), p.opts.ResponseTimeout)
+				c.owing.Store(int64(c.responseDeadline()))
 				k, err = bc.conn.Write(buf[:k])
 				copied += int64(k)
 				if err != nil {
@@ -191,29 +215,35 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 				continue
 			}
 		}
-		c.left.Store(true) // so whatever the backend says now, it was not to blame
+		c.left.Store(true) // whoever waits for the backend shall know whose fault it is
 		bc.interrupt()
 		return copied, errClientGone
 	}
-	now := p.now()
-	c.expectFrom(now, p.opts.ResponseTimeout)
-	c.waiting.Store(int64(now))
 	return copied, nil
+}
+
+// responseDeadline gives the backend time to take more of a body, or to answer
+// once it has all.
+func (c *conn) responseDeadline() instant {
+	p := c.server.proxy
+	if d := p.opts.ResponseTimeout; d > 0 {
+		return p.now() + instant(d)
+	}
+	return never
 }
 
 // bodyDeadline gives the client BodyTimeout for more of its body, of which it
 // has sent some since it began, unless it has been slower than MinBodyRate.
-func (c *conn) bodyDeadline(now, began instant, sent int64) {
+func (c *conn) bodyDeadline(now, began instant, sent int64) instant {
 	opts := &c.server.proxy.opts
 	if opts.BodyTimeout <= 0 {
-		c.expectFrom(now, 0)
-		return
+		return never
 	}
 	limit := now + instant(opts.BodyTimeout)
 	if opts.MinBodyRate > 0 {
 		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(sent)/float64(opts.MinBodyRate)*float64(time.Second)))
 	}
-	c.until(limit)
+	return limit
 }
 
 // linger ends the connection so that the client gets what was written last, even
