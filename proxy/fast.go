@@ -36,7 +36,8 @@ type conn struct {
 	pieces   bool         // the head of the request does not come at once
 	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
-	owing    atomic.Int64 // instant: when an upload must have gone on, whatever comes back meanwhile; 0 if it may rest
+	owing    atomic.Int64 // instant: when the client must have sent more of an upload; 0 if it need not
+	due      atomic.Int64 // instant: when the backend must have taken more of it, or have answered
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool  // between requests

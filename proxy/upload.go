@@ -110,14 +110,14 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 		mu.Lock()
 		sent = true
 		c.owing.Store(0)
+		c.due.Store(0)
 		if !begun && err == nil {
-			c.owing.Store(int64(c.responseDeadline()))
+			c.due.Store(int64(c.responseDeadline()))
 			c.waiting.Store(int64(c.server.proxy.now()))
 		}
 		mu.Unlock()
 		done <- err
 	}()
-	defer c.owing.Store(0)
 	finished := false
 	var upErr error
 	stop := func() { // waits for the goroutine above
@@ -139,7 +139,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	mu.Lock()
 	begun = true
 	if sent {
-		c.owing.Store(0)
+		c.due.Store(0)
 	}
 	mu.Unlock()
 	select {
@@ -190,12 +190,14 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		buf = b[:]
 	}
 	for copied < n {
+		c.due.Store(0)
 		c.owing.Store(int64(c.bodyDeadline(p.now(), began, copied)))
 		var m int64
 		if splice {
 			// As much as there is: then only the backend is waited for.
 			if m, err = awaitReadable(c.raw); err == nil {
-				c.owing.Store(int64(c.responseDeadline()))
+				c.owing.Store(0)
+				c.due.Store(int64(c.responseDeadline()))
 				m, err = to.ReadFrom(&io.LimitedReader{R: c.rwc, N: min(m, n-copied)})
 				copied += m
 				if err != nil {
@@ -206,7 +208,8 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		} else {
 			var k int
 			if k, err = c.rwc.Read(buf[:min(int64(len(buf)), n-copied)]); k > 0 {
-				c.owing.Store(int64(c.responseDeadline()))
+				c.owing.Store(0)
+				c.due.Store(int64(c.responseDeadline()))
 				k, err = bc.conn.Write(buf[:k])
 				copied += int64(k)
 				if err != nil {
