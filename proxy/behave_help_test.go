@@ -264,12 +264,26 @@ func newRawOrigin(t testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) string
 	return l.Addr().String()
 }
 
-// deadAddr returns an address at which nobody listens.
-func deadAddr(t testing.TB) string {
+// closedAddr returns an address at which nobody listens, until somebody does.
+func closedAddr(t testing.TB) string {
 	t.Helper()
 	l := newListener(t)
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// deadAddr returns an address at which nobody listens, and nobody will while the
+// test runs: that of the client's end of a connection.
+func deadAddr(t testing.TB) string {
+	t.Helper()
+	l := newListener(t)
+	c, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		c.Close()
+		l.Close()
+	})
+	return c.LocalAddr().String()
 }
 
 // A way is one of the ways of a request through the proxy.

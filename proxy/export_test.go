@@ -26,7 +26,9 @@ func (p *Proxy) Choose(key, override string) string {
 		}
 		return []byte(s)
 	}
-	return p.choose(bytes(key), bytes(override)).name
+	var r route
+	p.choose(&r, bytes(key), bytes(override))
+	return r.pool.name
 }
 
 // A Balancer is the choice of backends, without requests, at times that a test

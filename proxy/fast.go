@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,6 +36,8 @@ type conn struct {
 	pieces   bool         // the head of the request does not come at once
 	owed     instant      // when it was seen that the client owes a body; 0 if it does not
 	limit    instant      // of the request as a whole; 0 if there is none
+	owing    atomic.Int64 // instant: when the client must have sent more of an upload; 0 if it need not
+	due      atomic.Int64 // instant: when the backend must have taken more of it, or have answered
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool  // between requests
@@ -237,7 +240,7 @@ func (c *conn) advance() action {
 			if c.owed == 0 {
 				c.owed = c.clock
 			}
-			c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size))
+			c.until(c.bodyDeadline(c.clock, c.owed, int64(w.n-w.req.size)))
 			return readMore
 		default:
 			c.arrived()
@@ -275,6 +278,10 @@ func (c *conn) expectFrom(now instant, d time.Duration) {
 	c.until(now + instant(d))
 }
 
+// never is a deadline that does not come.
+const never = instant(math.MaxInt64)
+
+// until is expect for a time.
 func (c *conn) until(at instant) {
 	if c.limit != 0 {
 		at = min(at, c.limit)
@@ -290,12 +297,13 @@ func (c *conn) begin(buffered int) {
 	c.used = true
 	x := &w.x
 	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
-	sticky := c.key(p.opts.Sticky)
-	if sticky == nil && p.opts.Sticky.kind == issuedCookie {
+	stick := p.sticky()
+	sticky := c.key(stick)
+	if sticky == nil && stick.kind == issuedCookie {
 		x.issued = newKey()
 		sticky = []byte(x.issued)
 	}
-	x.route.pool = p.choose(sticky, c.key(p.opts.Override))
+	p.choose(&x.route, sticky, c.key(p.opts.Override))
 	if p.opts.Balance == Hash {
 		if key := c.key(p.opts.HashBy); key != nil {
 			x.route.key, x.route.hashed = hashKey(0, key), true

@@ -28,6 +28,7 @@ type Proxy struct {
 	pools  atomic.Pointer[map[string]*Pool] // copied when it changes
 	mirror atomic.Pointer[mirror]
 	turn   atomic.Uint64 // of the split
+	loose  atomic.Bool   // Options.Sticky is switched off
 
 	noPick   atomic.Uint64 // requests that found no backend
 	refused  atomic.Uint64 // by the screen
@@ -133,7 +134,8 @@ func (p *Proxy) SetBackends(addresses []string) { p.Pool(DefaultPool).SetBackend
 
 // SetSplit says which share of the traffic each pool gets, newest first; shares
 // must sum to 10,000. It takes effect for requests that come after it has
-// returned.
+// returned, and for those that wait for a backend, or are to be tried on another
+// one, of a pool that has no share any more.
 //
 // Without Options.Sticky each request is decided by itself, and exactly: among
 // any number of requests in a row, the count of each of two pools is its share,
@@ -153,6 +155,19 @@ func (p *Proxy) SetSplit(shares ...Share) error {
 	p.split.Store(newSplit(p.shares, p.poolLocked))
 	p.changed.announce()
 	return nil
+}
+
+// SetSticky switches Options.Sticky off, or on again, for requests that come
+// after it has returned. A proxy begins with it on. This is for deployers whose
+// rollouts say whether sessions are to stay on a version.
+func (p *Proxy) SetSticky(on bool) { p.loose.Store(!on) }
+
+// sticky returns the key that keeps a client in its pool now.
+func (p *Proxy) sticky() Key {
+	if p.loose.Load() {
+		return Key{}
+	}
+	return p.opts.Sticky
 }
 
 // Close removes all backends, ends what is in flight, at once, and waits for
@@ -178,6 +193,9 @@ var errNoBackend = errors.New("no backend")
 // A route is the way of one request to its backend.
 type route struct {
 	pool   *Pool
+	split  *split // that chose the pool; nil if something else did
+	client uint64 // the hash of the sticky key
+	sticky bool   // there is one
 	key    uint64 // for Hash
 	hashed bool
 	tried  []*backend
@@ -186,19 +204,37 @@ type route struct {
 	limit  instant // of the request as a whole; 0 if there is none
 }
 
-// choose returns the pool of a request that has a sticky key, if not nil, and
+// choose chooses the pool of a request that has a sticky key, if not nil, and
 // asks for the pool of a name, if not nil.
-func (p *Proxy) choose(key, override []byte) *Pool {
+func (p *Proxy) choose(r *route, key, override []byte) {
 	if override != nil {
 		if pool := (*p.pools.Load())[string(override)]; pool != nil {
-			return pool
+			r.pool = pool
+			return
 		}
 	}
-	s := p.split.Load()
-	if key != nil {
-		return s.sticky(hashKey(0, key))
+	if r.sticky = key != nil; r.sticky {
+		r.client = hashKey(0, key)
 	}
-	return s.at(p.turn.Add(1) - 1)
+	p.chooseBy(r, p.split.Load())
+}
+
+func (p *Proxy) chooseBy(r *route, s *split) {
+	r.split = s
+	if r.sticky {
+		r.pool = s.sticky(r.client)
+	} else {
+		r.pool = s.at(p.turn.Add(1) - 1)
+	}
+}
+
+// follow chooses anew for a request that has no backend yet, or not any more, if
+// its pool has lost its share meanwhile.
+func (p *Proxy) follow(r *route) {
+	if s := p.split.Load(); r.split != nil && r.split != s && !s.has(r.pool) {
+		p.chooseBy(r, s)
+		r.tried = r.tried[:0]
+	}
 }
 
 // next reserves a backend for the request, and waits for one if there is none
@@ -207,6 +243,7 @@ func (p *Proxy) choose(key, override []byte) *Pool {
 func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
 	var change <-chan struct{}
 	for {
+		p.follow(r)
 		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
 			if open {
 				b.open.Add(1)

@@ -325,7 +325,7 @@ func TestHoldReplaced(t *testing.T) {
 // TestHoldRestarted: the only backend is dead, and comes back at its address.
 func TestHoldRestarted(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way) {
-		dead := deadAddr(t)
+		dead := closedAddr(t)
 		r := newRig(t, proxy.Options{HoldTimeout: longest}, dead)
 		c := w.client(t)
 		held := in(func() (answer, error) { return fetch(c, "POST", r.url("/"), "body") })

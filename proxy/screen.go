@@ -364,6 +364,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			if !equalFold(value, "chunked") {
 				return bad("Transfer-Encoding is not chunked")
 			}
+		case trailerField:
+			for _, name := range []string{"content-length", "transfer-encoding", "trailer"} {
+				if hasToken(value, []byte(name)) {
+					return bad("it announces a trailer that cannot be one")
+				}
+			}
 		case upgradeField:
 			upgrade = upgrade || !isH2C(string(value))
 		}

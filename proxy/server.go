@@ -388,19 +388,23 @@ const reapTime = 500 * time.Millisecond
 func (s *server) reap(stop <-chan struct{}) {
 	tick := time.NewTicker(reapTime)
 	defer tick.Stop()
-	var late, waiting []*conn
+	var late, owing, waiting []*conn
 	for n := 0; ; n++ {
 		select {
 		case <-tick.C:
 		case <-stop:
 			return
 		}
-		late, waiting = late[:0], waiting[:0]
+		late, owing, waiting = late[:0], owing[:0], waiting[:0]
 		now := int64(s.proxy.now())
 		s.mu.Lock()
 		for _, c := range s.conns {
 			if d := c.deadline.Load(); d != 0 && d < now {
 				late = append(late, c)
+			} else if d := c.due.Load(); d != 0 && d < now {
+				late = append(late, c)
+			} else if d := c.owing.Load(); d != 0 && d < now {
+				owing = append(owing, c)
 			} else if w := c.waiting.Load(); w != 0 && now-w > int64(reapTime) {
 				waiting = append(waiting, c)
 			}
@@ -412,6 +416,11 @@ func (s *server) reap(stop <-chan struct{}) {
 				continue
 			}
 			c.interrupt()
+		}
+		for _, c := range owing {
+			if c.owing.Load() != 0 { // still
+				c.sock.SetReadDeadline(longAgo) // copyBody does the rest
+			}
 		}
 		for _, c := range waiting {
 			if c.clientGone() {

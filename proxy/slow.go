@@ -206,12 +206,13 @@ func (s *slowPath) route(q *request, r *http.Request) {
 		}
 		return nil
 	}
-	sticky := value(opts.Sticky)
-	if sticky == nil && opts.Sticky.kind == issuedCookie {
+	stick := s.proxy.sticky()
+	sticky := value(stick)
+	if sticky == nil && stick.kind == issuedCookie {
 		q.issued = newKey()
 		sticky = []byte(q.issued)
 	}
-	q.exchange.route.pool = s.proxy.choose(sticky, value(opts.Override))
+	s.proxy.choose(&q.exchange.route, sticky, value(opts.Override))
 	if opts.Balance == Hash {
 		if key := value(opts.HashBy); key != nil {
 			q.exchange.route.key, q.exchange.route.hashed = hashKey(0, key), true

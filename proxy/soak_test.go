@@ -87,6 +87,7 @@ func TestSoak(t *testing.T) {
 	if testing.Short() {
 		*soakTime = time.Second
 	}
+	newListener(t).Close() // the first one has the runtime open files of its own
 	goroutines, files := runtime.NumGoroutine(), len(openFiles())
 	t.Run("mix", testSoak)
 	if !comesTrue(func() bool { return runtime.NumGoroutine() <= goroutines }) {
@@ -145,9 +146,11 @@ func testSoak(t *testing.T) {
 		assert.NotZero(t, rounds[i], "kind %d did nothing", i)
 	}
 	t.Logf("rounds of each kind: %v", rounds)
-	if t.Failed() {
-		t.Logf("the proxies say: %s%s", f.log, tlsProxy.log)
-	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the proxies say: %s%s", f.log, tlsProxy.log)
+		}
+	}()
 	for _, p := range []*proxy.Proxy{p, tlsProxy.Proxy} {
 		var errs uint64
 		for kind, n := range p.Status().Pools[0].Errors {

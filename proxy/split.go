@@ -80,6 +80,16 @@ func (s *split) at(n uint64) *Pool {
 	return s.pools[s.order[n%uint64(len(s.order))]]
 }
 
+// has reports whether the pool has a share.
+func (s *split) has(pool *Pool) bool {
+	for i, p := range s.pools {
+		if p == pool {
+			return s.odds[i] > 0
+		}
+	}
+	return false
+}
+
 // sticky returns the pool of a client.
 func (s *split) sticky(key uint64) *Pool {
 	for i, odds := range s.odds {

@@ -87,10 +87,10 @@ func (t *tcpServer) route(x *exchange, peer netip.Addr) {
 	p := t.proxy
 	address := appendAddr(nil, peer)
 	var sticky []byte
-	if p.opts.Sticky.kind == clientAddr {
+	if p.sticky().kind == clientAddr {
 		sticky = address
 	}
-	x.route.pool = p.choose(sticky, nil)
+	p.choose(&x.route, sticky, nil)
 	if p.opts.Balance == Hash && p.opts.HashBy.kind == clientAddr {
 		x.route.key, x.route.hashed = hashKey(0, address), true
 	}

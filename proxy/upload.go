@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -97,6 +98,14 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	done := make(chan error, 1)
 	b := x.b
 	var stopping atomic.Bool // so what then ends is not the client's doing
+	// Both ways have limits of their own: what one end owes may be late while
+	// there is news of the other. Only once all has been sent is the response
+	// waited for, if it has not begun.
+	var (
+		mu          sync.Mutex
+		sent, begun bool
+	)
+	c.expect(0)
 	go func() {
 		n, err := c.copyBody(bc, left)
 		if errors.Is(err, errClientGone) && !stopping.Load() {
@@ -106,6 +115,15 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 			err = errBodyCut
 		}
 		b.bytesIn.Add(uint64(w.req.length - left + n))
+		mu.Lock()
+		sent = true
+		c.owing.Store(0)
+		c.due.Store(0)
+		if !begun && err == nil {
+			c.due.Store(int64(c.responseDeadline()))
+			c.waiting.Store(int64(c.server.proxy.now()))
+		}
+		mu.Unlock()
 		done <- err
 	}()
 	finished := false
@@ -127,6 +145,12 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	} else {
 		kind = c.kindOf(bc, err)
 	}
+	mu.Lock()
+	begun = true
+	if sent {
+		c.due.Store(0)
+	}
+	mu.Unlock()
 	select {
 	case upErr = <-done:
 		finished = true
@@ -179,12 +203,14 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		buf = b[:]
 	}
 	for copied < n {
-		c.bodyDeadline(p.now(), began, copied)
+		c.due.Store(0)
+		c.owing.Store(int64(c.bodyDeadline(p.now(), began, copied)))
 		var m int64
 		if splice {
 			// As much as there is: then only the backend is waited for.
 			if m, err = awaitReadable(c.raw); err == nil {
-				c.expectFrom(p.now(), p.opts.ResponseTimeout)
+				c.owing.Store(0)
+				c.due.Store(int64(c.responseDeadline()))
 				m, err = to.ReadFrom(&io.LimitedReader{R: c.rwc, N: min(m, n-copied)})
 				copied += m
 				if err != nil {
@@ -195,7 +221,8 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		} else {
 			var k int
 			if k, err = c.rwc.Read(buf[:min(int64(len(buf)), n-copied)]); k > 0 {
-				c.expectFrom(p.now(), p.opts.ResponseTimeout)
+				c.owing.Store(0)
+				c.due.Store(int64(c.responseDeadline()))
 				k, err = bc.conn.Write(buf[:k])
 				copied += int64(k)
 				if err != nil {
@@ -206,25 +233,31 @@ func (c *conn) copyBody(bc *backendConn, n int64) (copied int64, err error) {
 		}
 		return copied, errClientGone
 	}
-	now := p.now()
-	c.expectFrom(now, p.opts.ResponseTimeout)
-	c.waiting.Store(int64(now))
 	return copied, nil
+}
+
+// responseDeadline gives the backend time to take more of a body, or to answer
+// once it has all.
+func (c *conn) responseDeadline() instant {
+	p := c.server.proxy
+	if d := p.opts.ResponseTimeout; d > 0 {
+		return p.now() + instant(d)
+	}
+	return never
 }
 
 // bodyDeadline gives the client BodyTimeout for more of its body, of which it
 // has sent some since it began, unless it has been slower than MinBodyRate.
-func (c *conn) bodyDeadline(now, began instant, sent int64) {
+func (c *conn) bodyDeadline(now, began instant, sent int64) instant {
 	opts := &c.server.proxy.opts
 	if opts.BodyTimeout <= 0 {
-		c.expectFrom(now, 0)
-		return
+		return never
 	}
 	limit := now + instant(opts.BodyTimeout)
 	if opts.MinBodyRate > 0 {
 		limit = min(limit, began+instant(opts.BodyTimeout)+instant(float64(sent)/float64(opts.MinBodyRate)*float64(time.Second)))
 	}
-	c.until(limit)
+	return limit
 }
 
 // linger ends the connection so that the client gets what was written last, even

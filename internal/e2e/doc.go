@@ -3,7 +3,7 @@
 // HTTP requests and signals, and looks for what is left behind. It has no code
 // but tests; they run on Linux, where /proc tells whose a process is.
 //
-//	go test ./internal/e2e          # everything, in about a minute on two cores
+//	go test ./internal/e2e          # everything, in a minute or two on two cores
 //	go test -short ./internal/e2e   # one deployment of collatz and one of the shop
 //
 // With -race the deployer of some of the tests is built with the race detector

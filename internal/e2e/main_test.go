@@ -37,21 +37,26 @@ func run(m *testing.M) int {
 var build = sync.OnceValue(func() error {
 	programs := []string{kit + "/examples/multi", kit + "/examples/shop", upstream + "/examples/collatz"}
 	if !testing.Short() {
-		programs = append(programs, kit+"/examples/simple", kit+"/internal/e2e/misfit",
+		programs = append(programs, kit+"/examples/rollout", kit+"/examples/simple", kit+"/internal/e2e/misfit",
 			upstream+"/examples/hello", upstream+"/examples/reverser")
 	}
 	return goBuild(append([]string{"-o", work + string(filepath.Separator)}, programs...)...)
 })
 
-// buildRaced builds the deployer with the race detector or, on a machine that
-// cannot, without.
-var buildRaced = sync.OnceValue(func() error {
-	binary := filepath.Join(work, "multi-raced")
+// raced are deployers, which are built with the race detector or, on a machine
+// that cannot, without, when they are needed.
+var raced = map[string]func() error{
+	"multi-raced":   sync.OnceValue(func() error { return buildRaced("multi") }),
+	"rollout-raced": sync.OnceValue(func() error { return buildRaced("rollout") }),
+}
+
+func buildRaced(name string) error {
+	binary := filepath.Join(work, name+"-raced")
 	if out, err := exec.Command("go", "env", "CGO_ENABLED").Output(); err != nil || strings.TrimSpace(string(out)) != "1" {
-		return goBuild("-o", binary, kit+"/examples/multi")
+		return goBuild("-o", binary, kit+"/examples/"+name)
 	}
-	return goBuild("-race", "-o", binary, kit+"/examples/multi")
-})
+	return goBuild("-race", "-o", binary, kit+"/examples/"+name)
+}
 
 func goBuild(args ...string) error {
 	out, err := exec.Command("go", append([]string{"build"}, args...)...).CombinedOutput()
@@ -61,13 +66,13 @@ func goBuild(args ...string) error {
 	return nil
 }
 
-// program returns the path of a program: multi, multi-raced, simple, shop,
-// misfit, collatz, hello or reverser.
+// program returns the path of a program: multi, rollout, multi-raced,
+// rollout-raced, simple, shop, misfit, collatz, hello or reverser.
 func program(t *testing.T, name string) string {
 	t.Helper()
-	f := build
-	if name == "multi-raced" {
-		f = buildRaced
+	f, ok := raced[name]
+	if !ok {
+		f = build
 	}
 	if err := f(); err != nil {
 		t.Fatal(err)

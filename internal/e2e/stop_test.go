@@ -132,9 +132,27 @@ func TestTerminal(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
+	d, terminal, read := h.startInTerminal(t, program(t, "multi"), "deploy",
+		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "collatz"))))
+	d.says(t, &d.err, "ready; ctrl-C stops it")
+	d.says(t, &d.err, "\r\x1b[Kcollatz: 3 of 3 replicas serve")
+	if _, err := terminal.Write([]byte{3}); err != nil {
+		t.Fatal(err)
+	}
+	d.ends(t, 0)
+	<-read
+	if text := d.err.String(); !strings.HasSuffix(text, "\r\x1b[K") {
+		t.Errorf("the status line is left in the terminal: %q", text[max(0, len(text)-200):])
+	}
+}
+
+// startInTerminal starts a deployer in a terminal of its own. What it prints is
+// all in err; read is closed when there will be no more.
+func (h *home) startInTerminal(t *testing.T, program string, args ...string) (d *deployer, terminal *os.File, read chan struct{}) {
+	t.Helper()
 	terminal, line := openTerminal(t)
-	d := &deployer{home: h, exited: make(chan struct{})}
-	d.cmd = exec.Command(program(t, "multi"), "deploy", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "collatz"))))
+	d = &deployer{home: h, exited: make(chan struct{})}
+	d.cmd = exec.Command(program, args...)
 	d.cmd.Env = h.env
 	d.cmd.Stdin, d.cmd.Stdout, d.cmd.Stderr = line, line, line
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
@@ -146,7 +164,7 @@ func TestTerminal(t *testing.T) {
 		defer close(d.exited)
 		_ = d.cmd.Wait()
 	}()
-	read := make(chan struct{})
+	read = make(chan struct{})
 	go func() {
 		defer close(read)
 		b := make([]byte, 4096)
@@ -162,17 +180,14 @@ func TestTerminal(t *testing.T) {
 		_ = d.cmd.Process.Kill()
 		<-d.exited
 		<-read
+		if strings.Contains(d.err.String(), "DATA RACE") {
+			t.Error("the deployer has a data race")
+		}
+		if t.Failed() {
+			t.Logf("%s %s\nterminal:\n%q", program, strings.Join(args, " "), last(d.err.String()))
+		}
 	})
-	d.says(t, &d.err, "ready; ctrl-C stops it")
-	d.says(t, &d.err, "\r\x1b[Kcollatz: 3 of 3 replicas serve")
-	if _, err := terminal.Write([]byte{3}); err != nil {
-		t.Fatal(err)
-	}
-	d.ends(t, 0)
-	<-read
-	if text := d.err.String(); !strings.HasSuffix(text, "\r\x1b[K") {
-		t.Errorf("the status line is left in the terminal: %q", text[max(0, len(text)-200):])
-	}
+	return d, terminal, read
 }
 
 // openTerminal returns both ends of a pseudoterminal.

@@ -100,12 +100,21 @@ func serve(_ context.Context, a *app) error {
 			fmt.Println("misfit: line", i)
 		}
 	}
-	return http.Serve(a.listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{}
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/end" { // the main function returns
+			go server.Shutdown(context.Background())
+			return
+		}
 		pid, err := a.helper.Get().Ping(r.Context())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, pid)
-	}))
+	})
+	if err := server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }

@@ -226,11 +226,10 @@ func TestSmugglingHTTP2(t *testing.T) {
 			backend.mu.Lock()
 			defer backend.mu.Unlock()
 			assert.Empty(t, backend.odd)
-			want := 1
 			if status == "200" {
-				want = 2
+				require.Len(t, backend.seen, 2)
 			}
-			require.Len(t, backend.seen, want)
+			require.LessOrEqual(t, len(backend.seen), 2, "it may have been passed on before its end was seen to be bad, but as one")
 			if !test.passes {
 				require.NotEqual(t, "200", status)
 			}

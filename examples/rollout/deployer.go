@@ -1,0 +1,270 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ServiceWeaver/weaver/runtime/protos"
+
+	"github.com/weaverkit/weaverkit/envelopekit"
+	"github.com/weaverkit/weaverkit/rollout"
+)
+
+// A deployer is the rollout.Deployer of this machine: a version is an
+// envelopekit.Deployment that bears its name, and a pool of that name in the
+// proxy of each of its listeners.
+type deployer struct {
+	load    func(version string) (*envelopekit.App, error)
+	proxies *proxies
+	log     func(version string, e *protos.LogEntry)
+	problem func(string)
+
+	applying sync.Mutex // one SetWeights at a time
+	revision uint64     // the highest of them
+
+	mu      sync.Mutex // guards the following
+	running map[string]*version
+}
+
+var _ rollout.Deployer = (*deployer)(nil)
+
+// A version is one that is to run.
+type version struct {
+	stopping chan struct{} // closed once it is not to run any more
+	ended    chan struct{} // closed when nothing of it runs
+
+	mu         sync.Mutex // guards the following
+	deployment *envelopekit.Deployment
+	wasReady   bool
+	failed     error  // why it will never be ready
+	restarts   uint64 // those of deployments before this one, and of deployments
+}
+
+// Start implements rollout.Deployer.
+func (d *deployer) Start(_ context.Context, name string) error {
+	if d.find(name) != nil {
+		return nil
+	}
+	app, err := d.load(name)
+	if err != nil {
+		return fmt.Errorf("%w: %w", rollout.ErrPermanent, err)
+	}
+	deployment, err := d.deployment(name, app)
+	if err != nil {
+		return fmt.Errorf("%w: %w", rollout.ErrPermanent, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.running[name] == nil {
+		v := &version{stopping: make(chan struct{}), ended: make(chan struct{}), deployment: deployment}
+		d.running[name] = v
+		go d.run(name, v, app) // Stop and close wait for it
+	}
+	return nil
+}
+
+func (d *deployer) deployment(name string, app *envelopekit.App) (*envelopekit.Deployment, error) {
+	return envelopekit.New(app, envelopekit.Options{
+		ID:       name,
+		Prestart: true,
+		Log:      func(e *protos.LogEntry) { d.log(name, e) },
+		Export: func(_ context.Context, listener string) (envelopekit.Frontend, error) {
+			p, err := d.proxies.open(app, listener)
+			if err != nil {
+				return nil, err
+			}
+			return pool{p.Proxy().Pool(name), p.Addr()}, nil
+		},
+	})
+}
+
+// run lets the version run until it is stopped. One that ends by itself is
+// started again if it has been ready, and has failed if it has not.
+func (d *deployer) run(name string, v *version, app *envelopekit.App) {
+	defer close(v.ended)
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		err := v.current().Run(context.Background())
+		select {
+		case <-v.stopping:
+			return
+		default:
+		}
+		if err == nil {
+			err = fmt.Errorf("its main function has returned")
+		}
+		v.mu.Lock()
+		v.restarts += 1 + restarts(v.deployment.Status())
+		if !v.wasReady {
+			v.failed = err
+			v.mu.Unlock()
+			return
+		}
+		v.mu.Unlock()
+		d.problem(fmt.Sprintf("version %s has ended, and is started again in %v: %v", name, wait, err))
+		select {
+		case <-time.After(wait):
+		case <-v.stopping:
+			return
+		}
+		next, err := d.deployment(name, app)
+		if err != nil {
+			d.problem(err.Error()) // it was possible before
+			continue
+		}
+		v.mu.Lock()
+		v.deployment = next
+		v.mu.Unlock()
+	}
+}
+
+// Ready implements rollout.Deployer. A version is ready once all of it serves,
+// and remains so while something of each group does.
+func (d *deployer) Ready(_ context.Context, name string) (rollout.Readiness, error) {
+	v := d.find(name)
+	if v == nil {
+		return rollout.Readiness{Reason: "it does not run"}, nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.failed != nil {
+		return rollout.Readiness{Failed: true, Reason: v.failed.Error()}, nil
+	}
+	st := v.deployment.Status()
+	active := map[string]bool{}
+	for _, g := range st.Groups {
+		for _, c := range g.Components {
+			active[c.Name] = c.Active
+		}
+		if need := g.Started || g.Main; need && (g.Serving() == 0 || !v.wasReady && g.Serving() < g.Wanted) {
+			why, _ := v.deployment.Why(g.Name) // its error is about the name
+			return rollout.Readiness{Reason: strings.TrimSpace(why)}, nil
+		}
+	}
+	for _, l := range st.Listeners {
+		if active[l.Component] && len(l.Backends) == 0 {
+			return rollout.Readiness{Reason: fmt.Sprintf("nobody serves listener %s", l.Name)}, nil
+		}
+	}
+	v.wasReady = true
+	return rollout.Readiness{Ready: true}, nil
+}
+
+// SetWeights implements rollout.Deployer.
+func (d *deployer) SetWeights(_ context.Context, w rollout.Weights) error {
+	d.applying.Lock()
+	defer d.applying.Unlock()
+	if w.Revision < d.revision {
+		return nil // it was held up, and newer ones were faster
+	}
+	d.revision = w.Revision
+	return d.proxies.split(w)
+}
+
+// Stop implements rollout.Deployer.
+func (d *deployer) Stop(ctx context.Context, name string, drain time.Duration) error {
+	v := d.find(name)
+	if v == nil {
+		return nil
+	}
+	d.proxies.drain(ctx, name, drain)
+	v.stop(ctx)
+	d.proxies.forget(name)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.running[name] == v {
+		delete(d.running, name)
+	}
+	return nil
+}
+
+// stop stops the version gracefully or, when ctx ends, at once. It returns when
+// that is done.
+func (v *version) stop(ctx context.Context) {
+	v.mu.Lock()
+	select {
+	case <-v.stopping:
+	default:
+		close(v.stopping)
+	}
+	deployment := v.deployment
+	v.mu.Unlock()
+	_ = deployment.Stop(ctx) // its error is that it was not graceful
+	<-v.ended
+}
+
+// Stats implements rollout.Deployer.
+func (d *deployer) Stats(context.Context) (map[string]rollout.Traffic, error) {
+	all := map[string]rollout.Traffic{}
+	for at, t := range d.proxies.counts() {
+		all[at.version] = all[at.version].Add(t)
+	}
+	for _, name := range d.names() {
+		if v := d.find(name); v != nil {
+			t := all[name]
+			v.mu.Lock()
+			t.Restarts = v.restarts + restarts(v.deployment.Status())
+			v.mu.Unlock()
+			all[name] = t
+		}
+	}
+	return all, nil
+}
+
+// restarts returns how often replicas of the deployment were started again.
+func restarts(st envelopekit.Status) (n uint64) {
+	for _, g := range st.Groups {
+		for _, r := range g.Replicas {
+			n += uint64(r.Restarts)
+		}
+	}
+	return n
+}
+
+// close stops all versions, at once when ctx ends. The Runner has stopped.
+func (d *deployer) close(ctx context.Context) {
+	var stopping sync.WaitGroup
+	defer stopping.Wait()
+	for _, name := range d.names() {
+		if v := d.find(name); v != nil {
+			stopping.Go(func() { v.stop(ctx) })
+		}
+	}
+}
+
+func (d *deployer) find(name string) *version {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running[name]
+}
+
+func (d *deployer) names() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.running))
+}
+
+func (v *version) current() *envelopekit.Deployment {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.deployment
+}
+
+// replicas returns how many replicas of the version serve, and how many should.
+func (d *deployer) replicas(name string) (serving, wanted int) {
+	v := d.find(name)
+	if v == nil {
+		return 0, 0
+	}
+	for _, g := range v.current().Status().Groups {
+		if g.Started {
+			serving += g.Serving()
+			wanted += g.Wanted
+		}
+	}
+	return serving, wanted
+}
