@@ -136,6 +136,7 @@ func (c *conn) onReadable(fd uintptr) bool {
 			c.server.warm.Add(-1)
 		}
 	}
+	last := false
 	for {
 		n, err := readFD(fd, c.w.buf[c.w.n:])
 		switch {
@@ -143,10 +144,16 @@ func (c *conn) onReadable(fd uintptr) bool {
 			if c.w.r < c.w.n {
 				return false
 			}
+			if c.server.closing.Load() && !c.fresh.Load() {
+				if !last {
+					last = true // what came before it was closing is served
+					continue
+				}
+				c.next = hangUp
+				return true
+			}
 			c.rest()
 			switch {
-			case c.server.closing.Load() && !c.fresh.Load():
-				c.next = hangUp
 			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
 				c.warm = true
 				return false
