@@ -314,7 +314,7 @@ func (w way) client(t testing.TB) *http.Client {
 		tr.Protocols.SetHTTP1(true)
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: onWay{tr, w}, Timeout: longest}
+	return &http.Client{Transport: onWay{tr: tr, way: w}, Timeout: longest}
 }
 
 // sharedClient returns the rig's client for that way.
@@ -330,8 +330,9 @@ func (w way) sharedClient(t testing.TB, r *rig) *http.Client {
 }
 
 type onWay struct {
-	tr  *http.Transport
-	way way
+	tr    *http.Transport
+	way   way
+	again bool // it may try again by itself
 }
 
 func (o onWay) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -361,7 +362,9 @@ func fetch(c *http.Client, method, url, body string, header ...string) (answer, 
 	if err != nil {
 		return answer{}, err
 	}
-	req.GetBody = nil // so that the client does not try again by itself
+	if o, ok := c.Transport.(onWay); !ok || !o.again {
+		req.GetBody = nil // so that the client does not try again by itself
+	}
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
