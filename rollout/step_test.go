@@ -259,3 +259,18 @@ func TestForgets(t *testing.T) {
 	}
 	assert.Equal(t, size, s.state.LiveSize())
 }
+
+// A version without listeners has nothing to weigh: it is rolled out all the
+// same, the first of all too.
+func TestNoListeners(t *testing.T) {
+	s := newStepper(t)
+	for _, version := range []string{"v1", "v2"} {
+		p := rollout.AllAtOnce()
+		p.Version = version
+		s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
+		s.run()
+		require.Equal(t, rollout.Succeeded, s.state.Phase, s.state.Why(s.now))
+		require.Equal(t, version, s.state.Stable.ID)
+		require.Empty(t, s.state.Retired)
+	}
+}
