@@ -136,20 +136,20 @@ func or(s, otherwise string) string {
 }
 
 // resume goes on after a pause. Who resumes after a verdict has decided
-// otherwise: the step is done, and what was seen so far does not count again.
+// otherwise: what was seen so far does not count again, and the step is done if
+// the verdict was its own.
 func (m *machine) resume() {
 	s := &m.s
 	by := s.PausedBy
-	step, _ := s.step()
 	m.enter(Advancing, "somebody resumed it")
 	s.Stalled = 0
 	switch by {
 	case PausedByPlan:
 		m.nextStep()
-	case PausedByVerdict:
+	case PausedByVerdict, PausedByWatch:
 		s.Window, s.Windows = Window{}, nil
-		s.live.last, s.live.gate = nil, nil
-		if step.Kind == KindAnalyze || step.Kind == KindGate {
+		s.live.last = nil
+		if by == PausedByVerdict {
 			m.nextStep()
 		}
 	}

@@ -498,7 +498,7 @@ func TestVerdictPauses(t *testing.T) {
 		p.Watch = &rollout.Analysis{OnFail: rollout.ThenPause}
 		b.submit("v2", p)
 		time.Sleep(time.Minute)
-		require.Equal(t, rollout.PausedByVerdict, b.Status().State.PausedBy)
+		require.Equal(t, rollout.PausedByWatch, b.Status().State.PausedBy)
 		b.f.set(func() { bad = false })
 		require.NoError(t, b.Resume(t.Context()))
 		b.wait(rollout.Succeeded)

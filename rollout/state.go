@@ -105,7 +105,8 @@ type PauseCause string
 const (
 	PausedByPlan    PauseCause = "plan"    // a Pause step
 	PausedByUser    PauseCause = "user"    // Runner.Pause
-	PausedByVerdict PauseCause = "verdict" // the rule of an analysis or gate
+	PausedByVerdict PauseCause = "verdict" // the rule of an Analyze or Gate step
+	PausedByWatch   PauseCause = "watch"   // the rule of Plan.Watch
 )
 
 // A Retirement is a version that is to be stopped.

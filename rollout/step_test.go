@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -273,4 +274,43 @@ func TestNoListeners(t *testing.T) {
 		require.Equal(t, version, s.state.Stable.ID)
 		require.Empty(t, s.state.Retired)
 	}
+}
+
+// What is watched pauses the rollout while a gate is asked: who resumes has
+// decided about what was watched, and not about the gate.
+func TestAWatchPausesAtAGate(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Gate("person", time.Hour))
+	p.Watch = &rollout.Analysis{OnFail: rollout.ThenPause}
+	s.submit("v2", p)
+	s.run()
+	atGate := func() {
+		t.Helper()
+		require.Equal(t, rollout.KindGate, s.state.Plan.Steps[s.state.Step].Kind)
+	}
+	atGate()
+	served := map[string]rollout.Traffic{}
+	stats := func(failures uint64) {
+		for v, f := range map[string]uint64{"v1": 0, "v2": failures} {
+			served[v] = served[v].Add(rollout.Traffic{Requests: 1000, Failures: f})
+		}
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(served)})
+	}
+	stats(0)
+	stats(500)
+	require.Equal(t, rollout.PausedByWatch, s.state.PausedBy)
+	stats(500) // it is watched while it is paused
+	s.command(rollout.Command{Kind: rollout.CommandResume})
+	require.Equal(t, rollout.Advancing, s.state.Phase)
+	atGate()
+	stats(0)
+	stats(0)
+	require.Equal(t, rollout.Advancing, s.state.Phase, "what was seen counts again")
+	pass := rollout.Outcome{Action: rollout.Action{Kind: rollout.ActGate, Gate: "person", Step: s.state.Step},
+		Judgement: rollout.Judgement{Verdict: rollout.Pass}}
+	s.look(time.Second, pass)
+	s.run()
+	assert.Equal(t, rollout.Succeeded, s.state.Phase)
 }

@@ -15,12 +15,14 @@ func (m *machine) watch() {
 	j := s.Plan.Watch.Judge(s.Window.Old, s.Window.New, s.Windows...)
 	s.Judgement, s.JudgedBy = &j, "watch"
 	if j.Verdict == Fail {
-		m.apply(s.Plan.Watch.Rule(Fail), j)
+		m.apply(s.Plan.Watch.Rule(Fail), j, PausedByWatch)
 	}
 }
 
-// apply does what the rule says, and reports whether it says to go on.
-func (m *machine) apply(rule Rule, j Judgement) bool {
+// apply does what the rule says, and reports whether it says to go on. A pause
+// is by whoever judged: a step that has its verdict is done when somebody
+// resumes, and one that was only watched is not.
+func (m *machine) apply(rule Rule, j Judgement, by PauseCause) bool {
 	s := &m.s
 	if s.Phase == Paused && rule != ThenRollBack {
 		return false
@@ -34,7 +36,7 @@ func (m *machine) apply(rule Rule, j Judgement) bool {
 	case ThenRollBack:
 		m.rollBack(j.String())
 	case ThenPause:
-		m.pause(PausedByVerdict, j.String())
+		m.pause(by, j.String())
 	default:
 		return true
 	}
@@ -76,11 +78,11 @@ func (m *machine) judge(step Step) bool {
 		m.event(VerdictGiven, s.Plan.Version, j.String())
 		return true
 	case j.Verdict == Fail:
-		return m.apply(onFail, j)
+		return m.apply(onFail, j, PausedByVerdict)
 	case overdue:
 		j.Reason = fmt.Sprintf("%s, after %v", j.Reason, step.For)
 		m.event(VerdictGiven, s.Plan.Version, fmt.Sprintf("%s; then: %s", j, onInconclusive))
-		return m.apply(onInconclusive, j)
+		return m.apply(onInconclusive, j, PausedByVerdict)
 	}
 	return false
 }
