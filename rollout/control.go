@@ -83,6 +83,8 @@ func (m *machine) control(c Command) error {
 		}
 	case CommandPromote:
 		switch {
+		case s.Promoted && s.Phase == Paused:
+			m.resume()
 		case s.Promoted || s.Phase == Succeeded:
 		case s.Phase == RolledBack:
 			return ended

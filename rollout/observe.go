@@ -149,11 +149,7 @@ func (m *machine) failed(key string, a Action, err string) {
 	l := &m.s.live
 	r := l.retry[key]
 	r.failures++
-	wait := m.MaxBackoff
-	if r.failures < 30 {
-		wait = min(wait, m.Interval<<(r.failures-1))
-	}
-	r.at, r.err = l.clock+wait, err
+	r.at, r.err = l.clock+m.backoff(r.failures), err
 	l.retry[key] = r
 	if r.failures&(r.failures-1) == 0 { // 1, 2, 4, 8 ...
 		m.event(Problem, a.Version, fmt.Sprintf("%s failed, %d in a row: %s", a, r.failures, err))

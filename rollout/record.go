@@ -152,9 +152,8 @@ func (r *Runner) storeLocked(life context.Context, name string, run func(context
 			r.failure = err
 		}
 		rec.err = name + ": " + err.Error()
-		wait := min(r.opts.Config.MaxBackoff, r.opts.Config.Interval<<min(rec.failures, 20))
 		rec.failures++
-		rec.retry = r.now().Add(wait)
+		rec.retry = r.now().Add(r.opts.Config.backoff(rec.failures))
 		r.count.storeErrors++
 	}
 	c.timer = time.AfterFunc(r.opts.AskTimeout+grace, func() {

@@ -21,7 +21,9 @@ var ErrTakenOver = errors.New("another runner has taken over")
 
 // A Runner carries out the rollouts of an application, one at a time. Make one
 // with [New] and run it with [Runner.Run], once. All other methods may be called
-// from several goroutines, before, during and after Run.
+// from several goroutines, before, during and after Run. Commands, State and Wait
+// need the stored state: before Run has loaded it they wait, until their context
+// ends, and so do Events if there are none.
 type Runner struct {
 	deployer Deployer
 	opts     Options
@@ -269,13 +271,14 @@ func (r *Runner) Pause(ctx context.Context, reason string) error {
 
 // Resume goes on after a pause. If a verdict had paused the rollout, what was
 // seen so far does not count again, and if it was that of an Analyze or Gate
-// step, the step is done.
+// step, the step is done; if it was that of Plan.Watch, the step goes on.
 func (r *Runner) Resume(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandResume})
 }
 
 // Promote skips the rest of the plan up to its Promote step: the new version
-// gets all traffic as soon as it is ready, whatever the verdicts.
+// gets all traffic as soon as it is ready, whatever the verdicts. After that step
+// it is Resume.
 func (r *Runner) Promote(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandPromote})
 }

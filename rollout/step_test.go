@@ -314,3 +314,49 @@ func TestAWatchPausesAtAGate(t *testing.T) {
 	s.run()
 	assert.Equal(t, rollout.Succeeded, s.state.Phase)
 }
+
+// Who promotes a rollout that is promoted, and paused, wants it to go on.
+func TestPromoteAfterAPause(t *testing.T) {
+	for name, pause := range map[string]func(s *stepper){
+		"of the plan": func(*stepper) {},
+		"of a person": func(s *stepper) {
+			s.command(rollout.Command{Kind: rollout.CommandResume})
+			s.command(rollout.Command{Kind: rollout.CommandPause})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStepper(t)
+			s.submit("v1", rollout.AllAtOnce())
+			s.run()
+			s.submit("v2", rollout.Plan{Steps: []rollout.Step{rollout.StartVersion(), rollout.WaitReady(),
+				rollout.Promote(), rollout.Pause(), rollout.StopOld(0)}})
+			s.run()
+			require.Equal(t, rollout.Paused, s.state.Phase)
+			require.True(t, s.state.Promoted)
+			pause(s)
+			require.Equal(t, rollout.Paused, s.state.Phase)
+			s.command(rollout.Command{Kind: rollout.CommandPromote})
+			s.run()
+			assert.Equal(t, rollout.Succeeded, s.state.Phase)
+		})
+	}
+}
+
+// With a long Interval, too, the wait after many failures stays at its bound.
+func TestBackoffDoesNotOverflow(t *testing.T) {
+	s := newStepper(t)
+	s.config = rollout.Config{Interval: time.Hour, MaxBackoff: 3 * time.Hour}
+	p := rollout.AllAtOnce()
+	p.ProgressDeadline = -1
+	s.submit("v1", p)
+	s.look(0)
+	start := rollout.Action{Kind: rollout.ActStart, Version: "v1"}
+	for failures := range 100 {
+		require.Contains(t, s.wanted, start)
+		s.look(0, rollout.Outcome{Action: start, Err: "no"})
+		require.NotContains(t, s.wanted, start, "after %d failures it is tried again at once", failures+1)
+		for range 3 {
+			s.look(time.Hour)
+		}
+	}
+}
