@@ -137,8 +137,10 @@ func (r *Runner) look() (time.Duration, error) {
 	r.count.jumps += state.live.jumps - r.state.live.jumps
 	r.state = state
 
-	wait := min(r.opts.Config.Wake(state), r.recordLocked(now))
+	confirm := slices.ContainsFunc(actions, func(a Action) bool { return a.needsOwner() && r.calls[a.identity()] == nil })
+	wait := min(r.opts.Config.Wake(state), r.recordLocked(now, confirm))
 	recorded := r.record.seq == state.Seq
+	owned := r.record.confirmed(now)
 	wanted := map[string]bool{}
 	for _, a := range actions {
 		wanted[a.identity()] = true
@@ -149,7 +151,7 @@ func (r *Runner) look() (time.Duration, error) {
 		}
 	}
 	for _, a := range actions {
-		if a.Back || recorded {
+		if a.Back || recorded && (owned || !a.needsOwner()) {
 			r.callLocked(a)
 		}
 	}
@@ -377,9 +379,12 @@ func (st Status) why(now time.Time, loaded bool) string {
 		why = "the state is not loaded yet: Run does that\n"
 	}
 	if st.StoreError != "" {
-		what := "the last change is not recorded, so nothing goes forward"
-		if !loaded {
+		what := "the store does not say whether this Runner was taken over, so nothing is started or stopped"
+		switch {
+		case !loaded:
 			what = "the state cannot be loaded"
+		case st.Unrecorded:
+			what = "the last change is not recorded, so nothing goes forward"
 		}
 		why += fmt.Sprintf("%s: %s\n", what, st.StoreError)
 	}

@@ -243,9 +243,12 @@ func (s State) exist() []string {
 	return ids
 }
 
-// takeOver returns the state as a new Runner finds it: it knows nothing of what
-// runs, and whatever its predecessor has under way counts for nothing.
-func (s State) takeOver(owner string, now time.Time) State {
+// TakeOver returns the state as a new [Runner], or another shell around
+// [Config.Step], must take it on: the owner knows nothing of what runs, and
+// whatever its predecessor has under way counts for nothing. It is to be stored
+// before anything else is done. The zero State is that of an application of
+// which nothing is stored.
+func (s State) TakeOver(owner string, now time.Time) State {
 	m := &machine{s: s.clone(), now: now.Round(0)}
 	m.s.Format = stateFormat
 	m.s.Epoch++
