@@ -211,6 +211,9 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 func (m *machine) closeWindow() {
 	s := &m.s
 	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
+		if n := len(s.Windows); n > 0 {
+			s.Window.Index = s.Windows[n-1].Index + 1
+		}
 		s.Windows = append(s.Windows, s.Window)
 		s.Windows = s.Windows[max(0, len(s.Windows)-maxWindows):]
 	}

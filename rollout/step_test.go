@@ -360,3 +360,33 @@ func TestBackoffDoesNotOverflow(t *testing.T) {
 		}
 	}
 }
+
+// Over many windows the weights of the times at which counting starts stay what
+// they were: the oldest windows are left out, and the others not renamed.
+func TestWindowsKeepTheirNumbers(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(24*time.Hour))
+	p.Watch = &rollout.Analysis{}
+	s.submit("v2", p)
+	s.run()
+	var served rollout.Traffic
+	var all []rollout.Window
+	for range 4 * 3600 {
+		served = served.Add(rollout.Traffic{Requests: 100, Failures: served.Requests / 100 % 2})
+		before := s.state.Windows
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision},
+			Traffic: map[string]rollout.Traffic{"v1": served, "v2": served}})
+		if after := s.state.Windows; len(after) > 0 && (len(before) == 0 || before[len(before)-1].Index != after[len(after)-1].Index) {
+			all = append(all, after[len(after)-1])
+		}
+	}
+	require.Greater(t, len(all), 40)
+	for i, w := range all {
+		require.Equal(t, i, w.Index)
+	}
+	assert.Equal(t, all[len(all)-len(s.state.Windows):], s.state.Windows, "the newest are kept")
+	j := p.Watch.Judge(s.state.Window.Old, s.state.Window.New, all...)
+	assert.LessOrEqual(t, s.state.Judgement.Evidence, j.Evidence, "leaving out windows leaves out evidence")
+}
