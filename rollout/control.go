@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"time"
 )
 
@@ -175,6 +174,9 @@ func (m *machine) submit(p *Plan) error {
 		return fmt.Errorf("plan of version %q: its locations are %q, but those of version %s, which runs, are %q: name locations in both or in none",
 			p.Version, p.Locations, base.ID, base.Locations)
 	}
+	if err := p.lacks(s.Stable); err != nil {
+		return err
+	}
 	if s.Next != nil {
 		s.Counters.Superseded++
 		m.event(Superseded, s.Next.Version, fmt.Sprintf("version %s was submitted before it began", p.Version))
@@ -189,16 +191,6 @@ func (m *machine) submit(p *Plan) error {
 		s.Counters.Superseded++
 		m.event(Superseded, s.Plan.Version, fmt.Sprintf("version %s was submitted", p.Version))
 		m.rollBack(fmt.Sprintf("version %s was submitted", p.Version))
-	}
-	return nil
-}
-
-// knows reports whether the gates that the plan names are there.
-func (p Plan) knows(gates []string) error {
-	for i, s := range p.Steps {
-		if s.Kind == KindGate && !slices.Contains(gates, s.Gate) {
-			return fmt.Errorf("plan of version %q: step %d (%s): there is no such gate; Options.Gates has %q", p.Version, i+1, s, gates)
-		}
 	}
 	return nil
 }

@@ -210,6 +210,7 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 // closeWindow ends the window of traffic under the weights that were.
 func (m *machine) closeWindow() {
 	s := &m.s
+	s.Window.Old = m.comparable()
 	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
 		if n := len(s.Windows); n > 0 {
 			s.Window.Index = s.Windows[n-1].Index + 1

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -247,7 +246,7 @@ func (r *Runner) until(ctx context.Context, done func(State) bool) (State, error
 // first. If several plans wait, the newest is carried out, and the others never
 // begin. Submitting the same plan twice is submitting it once.
 func (r *Runner) Submit(ctx context.Context, p Plan) error {
-	if err := p.knows(slices.Sorted(maps.Keys(r.opts.Gates))); err != nil {
+	if err := p.fits(r.opts); err != nil {
 		return fmt.Errorf("submit: %w", err)
 	}
 	// A copy that the caller cannot change, as it will be read from the store.

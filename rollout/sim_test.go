@@ -346,6 +346,9 @@ func (w *world) randomPlan(version string) rollout.Plan {
 	p.Sticky = w.rng.IntN(2) == 0
 	if w.rng.IntN(2) == 0 {
 		p.Watch = &rollout.Analysis{}
+		if p.Validate() != nil { // its weights differ by place
+			p.Watch = &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9}
+		}
 	}
 	p.ProgressDeadline = time.Duration(30+w.rng.IntN(600)) * time.Second
 	return p

@@ -390,3 +390,50 @@ func TestWindowsKeepTheirNumbers(t *testing.T) {
 	j := p.Watch.Judge(s.state.Window.Old, s.state.Window.New, all...)
 	assert.LessOrEqual(t, s.state.Judgement.Evidence, j.Evidence, "leaving out windows leaves out evidence")
 }
+
+// On the way to the same weight everywhere the versions are not compared: an old
+// version that has most of its traffic at a better place would look better.
+func TestNoComparisonOnTheWay(t *testing.T) {
+	s := newStepper(t)
+	one := rollout.AllAtOnce()
+	one.Version, one.Listeners = "v1", []string{"api", "web"}
+	s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &one})
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50).At("api"), rollout.SetWeight(50).At("web"), rollout.Bake(time.Hour))
+	p.Version, p.Listeners, p.Watch = "v2", []string{"api", "web"}, &rollout.Analysis{}
+	s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
+	for s.state.Weights.Most("v2") == 0 {
+		s.look(0)
+		for _, a := range s.wanted {
+			s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+		}
+	}
+	s.command(rollout.Command{Kind: rollout.CommandPause})
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
+	require.Equal(t, 5000, s.state.Weights.Of("v2", rollout.Place{Listener: "api"}))
+	require.Zero(t, s.state.Weights.Of("v2", rollout.Place{Listener: "web"}))
+	served := map[string]rollout.Traffic{}
+	stats := func() {
+		// All that comes to api fails, whoever serves it.
+		served["v1"] = served["v1"].Add(rollout.Traffic{Requests: 300, Failures: 100})
+		served["v2"] = served["v2"].Add(rollout.Traffic{Requests: 100, Failures: 100})
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(served)})
+	}
+	for range 5 {
+		stats()
+	}
+	require.Equal(t, rollout.Paused, s.state.Phase, s.state.Reason)
+	s.command(rollout.Command{Kind: rollout.CommandResume})
+	s.run()
+	require.Equal(t, 5000, s.state.Weights.Of("v2", rollout.Place{Listener: "web"}))
+	served["v1"], served["v2"] = rollout.Traffic{}, rollout.Traffic{}
+	for range 2 {
+		for v := range served {
+			served[v] = served[v].Add(rollout.Traffic{Requests: 100})
+		}
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(served)})
+	}
+	require.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
+	require.NotNil(t, s.state.Judgement)
+	require.LessOrEqual(t, s.state.Judgement.Evidence, 1.)
+}

@@ -12,11 +12,31 @@ func (m *machine) watch() {
 	if !m.fresh || v == nil || s.Plan.Watch == nil || s.Promoted || s.Weights.Most(v.ID) == 0 {
 		return
 	}
-	j := s.Plan.Watch.Judge(s.Window.Old, s.Window.New, s.Windows...)
+	j := s.Plan.Watch.Judge(m.comparable(), s.Window.New, s.Windows...)
 	s.Judgement, s.JudgedBy = &j, "watch"
 	if j.Verdict == Fail {
 		m.apply(s.Plan.Watch.Rule(Fail), j, PausedByWatch)
 	}
+}
+
+// comparable returns the old version's traffic that the new one's can be compared
+// with: none while the new version has another weight at one place than at
+// another, as on the way from one step to the next. A plan that compares does not
+// stay there, but somebody may pause it, or a proxy may be slow.
+func (m *machine) comparable() Traffic {
+	s := &m.s
+	weight := -1
+	for _, split := range s.Weights.Splits {
+		if len(split.Shares) < 2 || s.Plan == nil {
+			continue // it is all its own
+		}
+		w := split.of(s.Plan.Version)
+		if weight >= 0 && w != weight {
+			return Traffic{}
+		}
+		weight = w
+	}
+	return s.Window.Old
 }
 
 // apply does what the rule says, and reports whether it says to go on. A pause
@@ -69,7 +89,7 @@ func (m *machine) judge(step Step) bool {
 			return false
 		}
 		onFail, onInconclusive = a.Rule(Fail), a.Rule(Inconclusive)
-		j = a.Judge(s.Window.Old, s.Window.New, s.Windows...)
+		j = a.Judge(m.comparable(), s.Window.New, s.Windows...)
 		s.JudgedBy = string(step.Kind)
 	}
 	s.Judgement = &j
