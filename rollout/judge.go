@@ -23,6 +23,9 @@ type Analysis struct {
 	// SlowTolerance is the same for slow requests, those that take longer than
 	// 99 of 100 of the old version's: with 0.02 up to 3 in 100 may. Zero means
 	// that latency is not compared: a new version often starts with cold caches.
+	// Nothing fails for it in a window in which fewer than 1,000 requests of the
+	// old version were timed; as a Runner's windows last five minutes, that is so
+	// always if it has fewer than 3.3 a second.
 	SlowTolerance float64 `json:"slowTolerance,omitempty"`
 
 	// FalseAlarm is the chance that a version is failed that is no worse than
@@ -58,8 +61,9 @@ type Analysis struct {
 	MaxRestarts int `json:"maxRestarts,omitempty"`
 
 	// LimitsOnly leaves the comparison with the old version out, where that has
-	// no traffic at the same time: after a switch of all traffic at once.
-	// MinSuccess or MaxP99 must be set then.
+	// no traffic at the same time, after a switch of all traffic at once, or not
+	// the same traffic, as in waves over locations. MinSuccess or MaxP99 must be set
+	// then.
 	LimitsOnly bool `json:"limitsOnly,omitempty"`
 
 	// OnFail is what happens on Fail. Zero means ThenRollBack.

@@ -296,8 +296,9 @@ func (r *Runner) Retry(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandRetry})
 }
 
-// State returns the recorded state, as soon as it is loaded: whoever starts a
-// process looks here whether anything runs already (Stable), or is under way.
+// State returns the recorded state, as soon as it is loaded and taken over:
+// whoever starts a process looks here whether anything runs already (Stable), or
+// is under way. If nothing was ever submitted its Plan is nil.
 func (r *Runner) State(ctx context.Context) (State, error) {
 	return r.until(ctx, func(State) bool { return true })
 }

@@ -243,6 +243,32 @@ func (s State) exist() []string {
 	return ids
 }
 
+// Versions returns all versions that the state refers to, each once: the one that
+// waits, that of the plan, which [Runner.Retry] may want again, the stable one, and
+// those that are still being stopped. What belongs to other versions, such as
+// their binaries, is needed no more, if the state is that of [Runner.State], and
+// nobody is about to submit one.
+func (s State) Versions() []string {
+	var ids []string
+	add := func(id string) {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, p := range []*Plan{s.Next, s.Plan} {
+		if p != nil {
+			add(p.Version)
+		}
+	}
+	if s.Stable != nil {
+		add(s.Stable.ID)
+	}
+	for _, r := range s.Retired {
+		add(r.Version.ID)
+	}
+	return ids
+}
+
 // TakeOver returns the state as a new [Runner], or another shell around
 // [Config.Step], must take it on: the owner knows nothing of what runs, and
 // whatever its predecessor has under way counts for nothing. It is to be stored

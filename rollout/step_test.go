@@ -437,3 +437,24 @@ func TestNoComparisonOnTheWay(t *testing.T) {
 	require.NotNil(t, s.state.Judgement)
 	require.LessOrEqual(t, s.state.Judgement.Evidence, 1.)
 }
+
+// What is referred to, at every stage.
+func TestVersions(t *testing.T) {
+	s := newStepper(t)
+	assert.Empty(t, s.state.Versions())
+	s.submit("v1", rollout.AllAtOnce())
+	assert.Equal(t, []string{"v1"}, s.state.Versions())
+	s.run()
+	assert.Equal(t, []string{"v1"}, s.state.Versions())
+	s.submit("v2", rollout.Canary(rollout.Pause()))
+	s.run()
+	assert.Equal(t, []string{"v2", "v1"}, s.state.Versions())
+	s.submit("v3", rollout.Canary(rollout.Pause()))
+	assert.Equal(t, []string{"v3", "v2", "v1"}, s.state.Versions(), "v2 goes back first")
+	s.run()
+	assert.Equal(t, []string{"v3", "v1"}, s.state.Versions())
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	assert.Equal(t, []string{"v3", "v1"}, s.state.Versions(), "it may be retried")
+}

@@ -170,3 +170,15 @@ func TestNothingIsStoppedUnconfirmed(t *testing.T) {
 		b.stop()
 	})
 }
+
+// Whoever starts a process can tell that nothing was ever submitted.
+func TestNothingWasSubmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, newFake(), rollout.Options{})
+		state, err := b.State(t.Context())
+		require.NoError(t, err)
+		assert.Nil(t, state.Plan)
+		assert.Equal(t, rollout.Idle, state.Phase)
+		b.stop()
+	})
+}
