@@ -91,9 +91,9 @@
 //   - Time. No step is shorter than it says. A bake counts the time between two
 //     looks if the weights were known to be applied, and the version ready, at
 //     the first; and nothing if the looks are more than two intervals, and a
-//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines and clocks that
-//     are set make a step longer, never shorter. (A clock that is set forward by
-//     less than that cannot be told, which matters to those who call
+//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines
+//     and clocks that are set make a step longer, never shorter. (A clock that is
+//     set forward by less than that cannot be told, which matters to those who call
 //     [Config.Step] themselves; the Runner uses monotonic time.)
 //   - Crashes. What is to be done is stored before it is begun. Wherever the
 //     process dies, the next Runner starts again what is to run, waits until the
@@ -101,7 +101,7 @@
 //     at most ten seconds of baking are lost.
 //   - Two Runners. The later one wins, from when it has recorded that, and the
 //     other's Run returns [ErrTakenOver] within some ten seconds, if the store
-//     answers. Until then its weights are ignored, as their Revision is lower, and
+//     answers. Its weights are ignored once the later one has set its own, and
 //     it begins to start or stop a version only if the store has said within the
 //     last second that it was not taken over. That leaves this second, the time
 //     that the store took to say so, and what had begun before.
