@@ -104,7 +104,8 @@
 //     answers. Its weights are ignored once the later one has set its own, and
 //     it begins to start or stop a version only if the store has said within the
 //     last second that it was not taken over. That leaves this second, the time
-//     that the store took to say so, and what had begun before.
+//     that the store took to say so, a process that is suspended in between, and
+//     what had begun before.
 //   - The way back is one call to SetWeights, and then one to stop the new
 //     version. The weights wait neither for the new version, nor for calls that
 //     hang, nor, once this Runner has taken over, for the store; the stop waits for

@@ -101,11 +101,14 @@ func (r *Runner) takeOver(ctx context.Context) (s State, version uint64, err err
 			return s, 0, err
 		}
 		version, err = r.opts.Store.CompareAndSwap(ctx, r.opts.App, loaded, value)
-		if !errors.Is(err, ErrConflict) {
-			return s, version, err
+		switch {
+		case err == nil:
+			return s, version, nil
+		case !errors.Is(err, ErrConflict):
+			return s, 0, fmt.Errorf("record that it is taken over: %w", err)
 		}
 	}
-	return s, 0, fmt.Errorf("%w: somebody else stores at the same time", ErrConflict)
+	return s, 0, fmt.Errorf("record that it is taken over: %w: somebody else stores at the same time", ErrConflict)
 }
 
 // recordLocked sees to it that the state is recorded if it has to be, or that
