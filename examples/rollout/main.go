@@ -7,9 +7,10 @@
 //	rollout status | why | pause | resume | promote | abort | retry | events [-f] | stop
 //
 // It is an example to copy: this file is the command line, deploy.go puts the
-// kit together, deployer.go starts, stops and weighs versions, proxies.go has
-// the proxies and what they count, versions.go what belongs to a version,
-// plans.go the plans, apps.go the sample; control.go and screen.go are for people.
+// kit together, deployer.go starts, stops and weighs versions, running.go keeps
+// one running, proxies.go has the proxies and what they count, versions.go what
+// belongs to a version, plans.go the plans, apps.go the sample; control.go and
+// screen.go are for people.
 // See README.md.
 package main
 
