@@ -143,22 +143,12 @@ func (d *deployer) Stats(context.Context) (map[string]rollout.Traffic, error) {
 		if v := d.find(name); v != nil {
 			t := all[name]
 			v.mu.Lock()
-			t.Restarts = v.restarts + restarts(v.deployment.Status())
+			t.Restarts = v.restarts
 			v.mu.Unlock()
 			all[name] = t
 		}
 	}
 	return all, nil
-}
-
-// restarts returns how often replicas of the deployment were started again.
-func restarts(st envelopekit.Status) (n uint64) {
-	for _, g := range st.Groups {
-		for _, r := range g.Replicas {
-			n += uint64(r.Restarts)
-		}
-	}
-	return n
 }
 
 // close stops all versions, at once when ctx ends. The Runner has stopped.

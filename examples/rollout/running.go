@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type version struct {
 	deployment *envelopekit.Deployment
 	wasReady   bool
 	failed     error  // why it will never be ready
-	restarts   uint64 // those of deployments before this one, and of deployments
+	restarts   uint64 // of deployments, and of replicas
 }
 
 func newVersion(deployment *envelopekit.Deployment) *version {
@@ -35,7 +36,7 @@ func newVersion(deployment *envelopekit.Deployment) *version {
 func (v *version) run() {
 	defer close(v.ended)
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
-		err := v.current().Run(context.Background())
+		err := v.runOne()
 		if err == nil {
 			err = errors.New("its main function has returned")
 		}
@@ -55,6 +56,43 @@ func (v *version) run() {
 	}
 }
 
+// runOne runs the deployment and counts the restarts of its replicas.
+func (v *version) runOne() error {
+	deployment := v.current()
+	var counting sync.WaitGroup
+	defer counting.Wait()
+	counting.Go(func() { v.count(deployment.Events(context.Background(), 0)) }) // they end with Run
+	return deployment.Run(context.Background())
+}
+
+// count counts restarts until the events end. The total must only rise, and in
+// the status a replica that is removed takes its count with it.
+func (v *version) count(events iter.Seq[envelopekit.Event]) {
+	type replica struct {
+		group  string
+		number int
+	}
+	ended := map[replica]bool{} // and may be started again
+	for e := range events {
+		if e.Kind != envelopekit.ReplicaChanged {
+			continue
+		}
+		r := replica{e.Group, e.Replica}
+		switch e.State {
+		case envelopekit.Waiting, envelopekit.Failed:
+			ended[r] = true
+			continue
+		case envelopekit.Starting:
+			if ended[r] {
+				v.mu.Lock()
+				v.restarts++
+				v.mu.Unlock()
+			}
+		}
+		delete(ended, r)
+	}
+}
+
 // goesOn reports whether the version is to be started again, though it has ended.
 func (v *version) goesOn(err error) bool {
 	v.mu.Lock()
@@ -62,11 +100,12 @@ func (v *version) goesOn(err error) bool {
 	if v.isStopping() {
 		return false
 	}
-	v.restarts += 1 + restarts(v.deployment.Status())
 	if !v.wasReady {
 		v.failed = err
+		return false
 	}
-	return v.wasReady
+	v.restarts++
+	return true
 }
 
 // replace lets the next deployment run, unless the version is to stop: stop has

@@ -87,3 +87,46 @@ func TestStopAtAnyTime(t *testing.T) {
 		}
 	})
 }
+
+// Replicas crash, are scaled away and come back, and the deployment ends: the
+// total of restarts only rises.
+func TestRestartsOnlyRise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		launcher, deploy := fakes(t)
+		first, err := deploy()
+		require.NoError(t, err)
+		v := newVersion(first)
+		v.wasReady, v.again, v.problem = true, deploy, func(string) {}
+		restarts := func() uint64 {
+			synctest.Wait()
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			return v.restarts
+		}
+		go v.run()
+		launcher.Await(t, "main", 1)
+		assert.EqualValues(t, 0, restarts())
+		require.NoError(t, first.Scale("main", 2))
+		launcher.Await(t, "main", 2)
+		for _, w := range launcher.Live("main") {
+			w.Exit(1, "panic")
+		}
+		launcher.Await(t, "main", 0)
+		launcher.Await(t, "main", 2)
+		assert.EqualValues(t, 2, restarts())
+		require.NoError(t, first.Scale("main", 1))
+		launcher.Await(t, "main", 1)
+		assert.EqualValues(t, 2, restarts(), "one that was restarted is gone")
+		require.NoError(t, first.Scale("main", 2))
+		launcher.Await(t, "main", 2)
+		assert.EqualValues(t, 2, restarts(), "one that was added was not restarted")
+		require.NoError(t, first.Scale("main", 1))
+		launcher.Await(t, "main", 1).Exit(0) // its main function returns: all of it ends
+		launcher.Await(t, "main", 0)
+		assert.EqualValues(t, 3, restarts(), "the deployment has ended")
+		launcher.Await(t, "main", 1)
+		assert.EqualValues(t, 3, restarts())
+		v.stop(t.Context())
+		<-v.ended
+	})
+}
