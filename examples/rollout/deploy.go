@@ -83,9 +83,8 @@ func deploy(c config) error {
 	if err != nil {
 		return err
 	}
-	key := app.Name + " (versions)"
 	if c.fresh {
-		if err := errors.Join(forget(background, store, app.Name), forget(background, store, key)); err != nil {
+		if err := errors.Join(forget(background, store, app.Name), forget(background, store, versionsKey(app.Name))); err != nil {
 			return err
 		}
 	}
@@ -103,7 +102,7 @@ func deploy(c config) error {
 		return err
 	}
 	defer closeLog()
-	if err := d.assemble(app, store, key, screen, logs); err != nil {
+	if err := d.assemble(app, store, screen, logs); err != nil {
 		return err
 	}
 	socket, err := admin.Listen(c.state, app.Name)
@@ -158,7 +157,7 @@ func deploy(c config) error {
 
 // assemble makes the parts. What they tell goes to the screen, which shows the
 // whole.
-func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, key string, screen *screen, log func(string, *protos.LogEntry)) (err error) {
+func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, screen *screen, log func(string, *protos.LogEntry)) (err error) {
 	background := context.Background()
 	for _, w := range app.Warnings {
 		screen.log("warning: " + w)
@@ -166,7 +165,7 @@ func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, key str
 	if d.file == "" {
 		d.sample = app
 	}
-	if d.versions, err = openVersions(background, filepath.Join(d.state, "binaries"), store, key); err != nil {
+	if d.versions, err = openVersions(background, d.state, app.Name, store); err != nil {
 		return err
 	}
 	d.proxies = &proxies{
@@ -263,7 +262,8 @@ func (d *deployment) submit(ctx context.Context, s submission) error {
 	return d.roll(ctx, s.Version, app, s.Plan)
 }
 
-// roll keeps the version and submits its plan.
+// roll keeps the version, submits its plan and, since that may be refused, only
+// then forgets what is of no use any more.
 func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.App, spec planSpec) error {
 	plan, err := spec.plan(version, app)
 	if err != nil {
@@ -274,10 +274,29 @@ func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.
 	if err := plan.Validate(); err != nil {
 		return err
 	}
+	if _, err := d.runner.State(ctx); err != nil { // before, nothing is in use
+		return fmt.Errorf("submit version %s: the state is not there: %w", version, err)
+	}
 	if err := d.versions.add(ctx, version, app, versionsOf(d.runner.Status().State)); err != nil {
 		return err
 	}
-	return d.runner.Submit(ctx, plan)
+	if err := d.runner.Submit(ctx, plan); err != nil {
+		return err
+	}
+	if err := d.versions.forget(ctx, needed(d.runner.Status().State)); err != nil {
+		d.deployer.problem(err.Error())
+	}
+	return nil
+}
+
+// needed returns the versions of [versionsOf], and the one that was rolled back
+// last, which can be tried again.
+func needed(s rollout.State) []string {
+	names := versionsOf(s)
+	if s.Plan != nil {
+		names = append(names, s.Plan.Version)
+	}
+	return names
 }
 
 // versionsOf returns the versions that run, are to run, or may still be running,
