@@ -110,8 +110,8 @@ func deploy(c config) error {
 		return err
 	}
 
-	// Commands are answered to the end. All else ends with ctx, but the versions
-	// and their proxies.
+	// Commands are answered to the end. All else ends with ctx, the rollouts
+	// before, the versions and their proxies in between.
 	control, silence := context.WithCancel(background)
 	var answering sync.WaitGroup
 	defer answering.Wait()
@@ -122,8 +122,14 @@ func deploy(c config) error {
 		}
 	})
 	ctx, end := context.WithCancelCause(background)
-	var running sync.WaitGroup
-	running.Go(func() { end(d.runner.Run(ctx)) })
+	var running, rolling sync.WaitGroup
+	rollouts, endRollouts := context.WithCancel(ctx)
+	defer endRollouts()
+	rolling.Go(func() {
+		if err := d.runner.Run(rollouts); err != nil {
+			end(err)
+		}
+	})
 	running.Go(func() { d.meter.run(ctx) })
 	running.Go(func() { screen.run(ctx) })
 	loading, endLoad := context.WithCancel(ctx)
@@ -131,7 +137,8 @@ func deploy(c config) error {
 	running.Go(func() { d.follow(ctx, loading, before.EventSeq, screen) })
 	if before.Stable == nil {
 		running.Go(func() {
-			if err := d.first(ctx, before, app); err != nil {
+			// When the Runner has stopped, it says why.
+			if err := d.first(ctx, before, app); err != nil && !errors.Is(err, rollout.ErrStopped) {
 				end(err)
 			}
 		})
@@ -146,7 +153,11 @@ func deploy(c config) error {
 	}
 	screen.log("stopping; once more stops at once")
 	endLoad()
-	if !d.close(signals, func() { end(nil); running.Wait() }) {
+	endRollouts()
+	graceful := d.close(signals, &rolling)
+	end(nil)
+	running.Wait()
+	if !graceful {
 		return errKilled
 	}
 	if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
@@ -198,19 +209,20 @@ func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, screen 
 	return err
 }
 
-// close stops everything gracefully, or at once if a signal comes: the proxies,
-// which finish what is in flight, the rollout, by the given function, and the
-// versions. It reports whether it could be graceful.
-func (d *deployment) close(signals <-chan os.Signal, rollout func()) bool {
+// close stops the proxies, which finish what is in flight, and the versions,
+// gracefully or, if a signal comes, at once. It reports whether it could be
+// graceful. First the rollouts must have ended, which are about to: one that
+// goes on counts time in which nobody listens.
+func (d *deployment) close(signals <-chan os.Signal, rollouts *sync.WaitGroup) bool {
 	ctx, kill := context.WithTimeout(context.Background(), d.plan.Drain+20*time.Second)
 	defer kill()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
+		rollouts.Wait()
 		drain, cancel := context.WithTimeout(ctx, d.plan.Drain)
 		defer cancel()
 		d.proxies.close(drain)
-		rollout()
 		d.deployer.close(ctx)
 	}()
 	select {

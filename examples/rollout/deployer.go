@@ -122,7 +122,9 @@ func (d *deployer) Stop(ctx context.Context, name string, drain time.Duration) e
 	if v == nil {
 		return nil
 	}
-	d.proxies.drain(ctx, name, drain)
+	if err := d.proxies.drain(ctx, name, drain); err != nil {
+		return err // the Runner has ended, and all else is about to
+	}
 	v.stop(ctx)
 	d.proxies.forget(name)
 	d.mu.Lock()

@@ -43,7 +43,8 @@ type proxies struct {
 	opened  func(listener, address string)
 	log     *slog.Logger
 
-	opening sync.Mutex // one listener at a time
+	opening  sync.Mutex     // one listener at a time
+	draining sync.WaitGroup // versions, which close waits for
 
 	mu      sync.Mutex // guards the following
 	all     map[string]*proxy.Frontend
@@ -138,23 +139,36 @@ func (p *proxies) split(w rollout.Weights) error {
 }
 
 // drain removes the version, which has no share any more, and waits until its
-// requests have ended. Those that take longer are ended.
-func (p *proxies) drain(ctx context.Context, version string, longest time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
-	defer cancel()
-	var closing sync.WaitGroup
-	defer closing.Wait()
-	for listener, f := range p.frontends() {
-		closing.Go(func() {
-			if err := f.Proxy().Pool(version).Close(ctx); err != nil {
-				p.log.Warn("requests were ended", "listener", listener, "version", version, "error", err)
-			}
-		})
+// requests have ended. Those that take longer are ended. If ctx ends it does not
+// wait: then close does.
+func (p *proxies) drain(ctx context.Context, version string, longest time.Duration) error {
+	closed := make(chan struct{})
+	p.draining.Go(func() {
+		defer close(closed)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), longest)
+		defer cancel()
+		var closing sync.WaitGroup
+		defer closing.Wait()
+		for listener, f := range p.frontends() {
+			closing.Go(func() {
+				if err := f.Proxy().Pool(version).Close(ctx); err != nil {
+					p.log.Warn("requests were ended", "listener", listener, "version", version, "error", err)
+				}
+			})
+		}
+	})
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("drain version %s: %w", version, ctx.Err())
 	}
 }
 
-// close closes all proxies, gracefully until ctx ends.
+// close closes all proxies, gracefully until ctx ends. Nobody drains or opens
+// any more.
 func (p *proxies) close(ctx context.Context) {
+	defer p.draining.Wait()
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	for _, f := range p.frontends() {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,6 +54,34 @@ func TestCounter(t *testing.T) {
 	}
 }
 
+// A hanging is a backend that answers when it is told to.
+type hanging struct {
+	came   chan struct{} // a request
+	answer chan struct{}
+}
+
+// serve lets a version answer the requests to a proxy, and returns the address.
+func (h *hanging) serve(t *testing.T, p *proxies, version string) string {
+	t.Helper()
+	h.came, h.answer = make(chan struct{}, 8), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.came <- struct{}{}
+		select {
+		case <-h.answer:
+			_, _ = io.WriteString(w, "done")
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(s.Close)
+	f, err := p.open(nil, "shop")
+	require.NoError(t, err)
+	f.Proxy().Pool(version).SetBackends([]string{s.Listener.Addr().String()})
+	require.NoError(t, p.split(rollout.Weights{Splits: []rollout.Split{{
+		Place: rollout.Place{Listener: "shop"}, Shares: []rollout.Share{{Version: version, Weight: rollout.Whole}},
+	}}}))
+	return "http://" + f.Addr()
+}
+
 // The time that a client waited in vain is what patience is compared with.
 func TestWaitedInVain(t *testing.T) {
 	const waited = 50 * time.Millisecond
@@ -70,4 +100,30 @@ func TestWaitedInVain(t *testing.T) {
 	o := <-outcomes
 	assert.Equal(t, proxy.Canceled, o.Err)
 	assert.GreaterOrEqual(t, o.Latency, waited/2) // it began a little later than the client's clock
+}
+
+// A stop that ends with the Runner leaves requests in flight to the end of the
+// proxies, which is graceful.
+func TestDrainOutlivesTheRunner(t *testing.T) {
+	p, h := newTestProxies(), &hanging{}
+	url := h.serve(t, p, "v1")
+	got := make(chan string, 1)
+	go func() {
+		resp, err := http.Get(url)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		got <- string(body)
+	}()
+	<-h.came
+	require.NoError(t, p.split(rollout.Weights{}))
+	ended, end := context.WithCancel(t.Context())
+	end()
+	assert.ErrorIs(t, p.drain(ended, "v1", time.Minute), context.Canceled)
+	time.AfterFunc(50*time.Millisecond, func() { close(h.answer) })
+	p.close(t.Context())
+	assert.Equal(t, "done", <-got)
 }
