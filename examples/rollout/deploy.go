@@ -83,6 +83,11 @@ func deploy(c config) error {
 	if err != nil {
 		return err
 	}
+	if c.file == "" { // the plan is for the keys n and b
+		if _, err := c.plan.plan("v2", app); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+	}
 	if c.fresh {
 		if err := errors.Join(forget(background, store, app.Name), forget(background, store, versionsKey(app.Name))); err != nil {
 			return err
@@ -283,9 +288,6 @@ func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.
 	}
 	d.submitting.Lock()
 	defer d.submitting.Unlock()
-	if err := plan.Validate(); err != nil {
-		return err
-	}
 	if _, err := d.runner.State(ctx); err != nil { // before, nothing is in use
 		return fmt.Errorf("submit version %s: the state is not there: %w", version, err)
 	}

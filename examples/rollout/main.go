@@ -16,7 +16,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -137,24 +136,6 @@ func planFlags(flags *flag.FlagSet, s *planSpec) {
 	flags.DurationVar(&s.Bake, "bake", 10*time.Second, "how long to watch after each change of weights")
 	flags.DurationVar(&s.Drain, "drain", 10*time.Second, "how long requests in flight may take when the version is stopped")
 	flags.BoolVar(&s.Sticky, "sticky", false, "keep a session on one version, by a cookie")
-}
-
-// check reads a plan from the file that the flag names.
-func (s *planSpec) check() error {
-	if s.Bake < 0 || s.Drain < 0 {
-		return fmt.Errorf("%w: -bake and -drain must not be negative", errUsage)
-	}
-	if !strings.HasSuffix(s.Name, ".json") {
-		return nil
-	}
-	data, err := os.ReadFile(s.Name)
-	if err == nil {
-		err = json.Unmarshal(data, &s.Custom)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: read plan %s: %w", errUsage, s.Name, err)
-	}
-	return nil
 }
 
 // parse parses flags and refuses more than most arguments, or fewer than least.
