@@ -297,11 +297,16 @@ func eventsCommand(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if !*follow {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, answerTime)
+		defer cancel()
+	}
 	err = c.events(ctx, 0, *follow, func(e rollout.Event) bool {
 		fmt.Printf("%4d %s %v\n", e.Seq, e.Time.Local().Format("15:04:05.000"), e)
 		return true
 	})
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil
 	}
 	return err
