@@ -352,24 +352,29 @@ func (d *deployment) next() string {
 }
 
 // follow tells what happens after an event: all of it to the screen, and where
-// the listeners are once the first weights are applied. Then the load begins,
+// a listener is once its traffic is divided. Then the load begins, at the first,
 // until its own context ends.
 func (d *deployment) follow(ctx, loading context.Context, after uint64, screen *screen) {
-	serving := false
+	told := map[string]bool{}
 	var requests sync.WaitGroup
 	defer requests.Wait()
 	for e := range d.runner.Events(ctx, after) {
 		screen.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
-		if serving || e.Kind != rollout.WeightsApplied || d.runner.Status().State.Stable == nil {
+		st := d.runner.Status().State
+		if e.Kind != rollout.WeightsApplied || st.Stable == nil {
 			continue
 		}
-		serving = true
-		listeners, address := d.proxies.addresses()
-		for _, l := range listeners {
-			screen.print(fmt.Sprintf("listener %s http://%s", l, address[l]))
-		}
-		if d.load != nil && len(listeners) > 0 {
-			requests.Go(func() { d.load.run(loading, address[listeners[0]]) })
+		_, address := d.proxies.addresses()
+		for _, s := range st.Weights.Splits { // a later version may have further listeners
+			at := address[s.Listener]
+			if told[s.Listener] {
+				continue
+			}
+			screen.print(fmt.Sprintf("listener %s http://%s", s.Listener, at))
+			if d.load != nil && len(told) == 0 {
+				requests.Go(func() { d.load.run(loading, at) })
+			}
+			told[s.Listener] = true
 		}
 	}
 }
