@@ -59,6 +59,10 @@ func (a Action) identity() string {
 	return a.key()
 }
 
+// needsOwner reports whether the action would do harm if another Runner had taken
+// over: unlike weights, it has no revision that tells it from a later one.
+func (a Action) needsOwner() bool { return a.Kind == ActStart || a.Kind == ActStop }
+
 // String describes the action in a few words.
 func (a Action) String() string {
 	if a.Kind == ActSetWeights {

@@ -49,6 +49,18 @@ func (c Config) withDefaults() (Config, error) {
 	return c, errors.Join(errs...)
 }
 
+// backoff returns the wait after that many failures in a row.
+func (c Config) backoff(failures int) time.Duration {
+	wait := c.Interval
+	for range failures - 1 {
+		if wait > c.MaxBackoff/2 {
+			return c.MaxBackoff
+		}
+		wait *= 2
+	}
+	return min(wait, c.MaxBackoff)
+}
+
 // Wake returns how long after the step that made s the next one is due.
 func (c Config) Wake(s State) time.Duration {
 	c, _ = c.withDefaults()

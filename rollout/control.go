@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"time"
 )
 
@@ -83,6 +82,8 @@ func (m *machine) control(c Command) error {
 		}
 	case CommandPromote:
 		switch {
+		case s.Promoted && s.Phase == Paused:
+			m.resume()
 		case s.Promoted || s.Phase == Succeeded:
 		case s.Phase == RolledBack:
 			return ended
@@ -136,20 +137,20 @@ func or(s, otherwise string) string {
 }
 
 // resume goes on after a pause. Who resumes after a verdict has decided
-// otherwise: the step is done, and what was seen so far does not count again.
+// otherwise: what was seen so far does not count again, and the step is done if
+// the verdict was its own.
 func (m *machine) resume() {
 	s := &m.s
 	by := s.PausedBy
-	step, _ := s.step()
 	m.enter(Advancing, "somebody resumed it")
 	s.Stalled = 0
 	switch by {
 	case PausedByPlan:
 		m.nextStep()
-	case PausedByVerdict:
+	case PausedByVerdict, PausedByWatch:
 		s.Window, s.Windows = Window{}, nil
-		s.live.last, s.live.gate = nil, nil
-		if step.Kind == KindAnalyze || step.Kind == KindGate {
+		s.live.last = nil
+		if by == PausedByVerdict {
 			m.nextStep()
 		}
 	}
@@ -173,6 +174,9 @@ func (m *machine) submit(p *Plan) error {
 		return fmt.Errorf("plan of version %q: its locations are %q, but those of version %s, which runs, are %q: name locations in both or in none",
 			p.Version, p.Locations, base.ID, base.Locations)
 	}
+	if err := p.lacks(s.Stable); err != nil {
+		return err
+	}
 	if s.Next != nil {
 		s.Counters.Superseded++
 		m.event(Superseded, s.Next.Version, fmt.Sprintf("version %s was submitted before it began", p.Version))
@@ -187,16 +191,6 @@ func (m *machine) submit(p *Plan) error {
 		s.Counters.Superseded++
 		m.event(Superseded, s.Plan.Version, fmt.Sprintf("version %s was submitted", p.Version))
 		m.rollBack(fmt.Sprintf("version %s was submitted", p.Version))
-	}
-	return nil
-}
-
-// knows reports whether the gates that the plan names are there.
-func (p Plan) knows(gates []string) error {
-	for i, s := range p.Steps {
-		if s.Kind == KindGate && !slices.Contains(gates, s.Gate) {
-			return fmt.Errorf("plan of version %q: step %d (%s): there is no such gate; Options.Gates has %q", p.Version, i+1, s, gates)
-		}
 	}
 	return nil
 }

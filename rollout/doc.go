@@ -7,26 +7,42 @@
 // methods that say what is to be. A [Plan] says in which steps:
 //
 //	runner, err := rollout.New(deployer, rollout.Options{App: "shop", Store: store})
-//	...
-//	go func() { done <- runner.Run(ctx) }()
+//	if err != nil {
+//		return err
+//	}
+//	done := make(chan error, 1)
+//	go func() { done <- runner.Run(ctx) }() // until ctx ends
 //
-//	plan := rollout.Canary(
+//	v1 := rollout.AllAtOnce() // the first version of all
+//	v1.Version, v1.Listeners = "v1", []string{"shop"}
+//	if err := runner.Submit(ctx, v1); err != nil {
+//		return err
+//	}
+//	if _, err := runner.Wait(ctx); err != nil {
+//		return err
+//	}
+//
+//	v2 := rollout.Canary(
 //		rollout.SetWeight(5), rollout.Bake(5*time.Minute),
 //		rollout.SetWeight(50), rollout.Bake(10*time.Minute),
 //	)
-//	plan.Version, plan.Listeners = "v2", []string{"shop"}
-//	plan.Watch = &rollout.Analysis{}       // go back as soon as it is worse than v1
-//	err = runner.Submit(ctx, plan)
-//	...
-//	fmt.Print(runner.Why())                // what is it waiting for?
-//	err = runner.Abort(ctx, "not today")   // Pause, Resume, Promote, Retry
-//	state, err := runner.Wait(ctx)         // Succeeded, or RolledBack and why
+//	v2.Version, v2.Listeners = "v2", []string{"shop"}
+//	v2.Watch = &rollout.Analysis{} // go back as soon as it is worse than v1
+//	if err := runner.Submit(ctx, v2); err != nil {
+//		return err
+//	}
+//	fmt.Print(runner.Why())        // what is it waiting for?
+//	state, err := runner.Wait(ctx) // Succeeded, or RolledBack and why
+//
+// Meanwhile others may call [Runner.Pause], [Runner.Resume], [Runner.Promote],
+// [Runner.Abort] and, after it has gone back, [Runner.Retry]. The first version of
+// all has nothing to shift from: it gets everything as soon as it is ready,
+// whatever its plan. The example of the package runs.
 //
 // [BlueGreen], [Linear], [AllAtOnce], [Waves] and [FromDuration] make other
-// plans. The first version of all is submitted like any other, and gets
-// everything as soon as it is ready. A new process that runs a Runner on the same
-// [Store] goes on where the last one was; package boltstore has a store in a
-// file. Verdicts are explained in VERDICTS.md next to the source.
+// plans. A new process that runs a Runner on the same [Store] goes on where the
+// last one was: [Runner.State] tells it what runs already. Package boltstore has a
+// store in a file. Verdicts are explained in VERDICTS.md next to the source.
 //
 // # How it goes
 //
@@ -53,14 +69,18 @@
 //
 // A newer plan supersedes: a rollout that is under way goes back first, and the
 // newer one begins from the stable version. If several wait, the newest of them
-// is carried out. So two versions have traffic at a time, and [Cascade], which
-// divides it, works for any number of them. A listener that only one of the
-// versions exports is all its own: a new one has all its traffic as soon as the
-// new version is ready, and one that the new version lacks ends with the old.
+// is carried out. So a Runner never gives traffic to more than two versions at a
+// time. ([Cascade], which divides it, is a function of its own that does it for any
+// number.) A listener that only one of the versions exports is all its own: a new
+// one has all its traffic as soon as the new version is ready, and one that the new
+// version lacks, which its plan must name in Drops, ends with the old.
 //
 // An analysis has three outcomes, each with a [Rule]: go on, pause, or go back.
 // Watch is judged at every look, which its sequential test permits, so a bad
-// version is not given the rest of a bake. A [GateFunc] judges by anything else.
+// version is not given the rest of a bake. The versions are compared as wholes, so a plan that
+// compares them must not let them have different weights at different places, as
+// [Waves] do: for those there are limits (Analysis.LimitsOnly), and gates. A
+// [GateFunc] judges by anything else.
 //
 // # Guarantees
 //
@@ -71,22 +91,30 @@
 //   - Time. No step is shorter than it says. A bake counts the time between two
 //     looks if the weights were known to be applied, and the version ready, at
 //     the first; and nothing if the looks are more than two intervals, and a
-//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines and clocks that
-//     are set make a step longer, never shorter. (A clock that is set forward by
-//     less than that cannot be told, which matters to those who call
+//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines
+//     and clocks that are set make a step longer, never shorter. (A clock that is
+//     set forward by less than that cannot be told, which matters to those who call
 //     [Config.Step] themselves; the Runner uses monotonic time.)
 //   - Crashes. What is to be done is stored before it is begun. Wherever the
 //     process dies, the next Runner starts again what is to run, waits until the
 //     stable version is ready, sets the weights, and goes on in the same step;
-//     at most ten seconds of baking are lost. Of two Runners the later one wins,
-//     and the other's Run returns [ErrTakenOver].
+//     at most ten seconds of baking are lost.
+//   - Two Runners. The later one wins, from when it has recorded that, and the
+//     other's Run returns [ErrTakenOver] within some ten seconds, if the store
+//     answers. Its weights are ignored once the later one has set its own, and
+//     it begins to start or stop a version only if the store has said within the
+//     last second that it was not taken over. That leaves this second, the time
+//     that the store took to say so, a process that is suspended in between, and
+//     what had begun before.
 //   - The way back is one call to SetWeights, and then one to stop the new
-//     version. It waits neither for the new version, nor for calls that hang, nor
-//     for the store. What was aborted does not go forward again by itself.
+//     version. The weights wait neither for the new version, nor for calls that
+//     hang, nor, once this Runner has taken over, for the store; the stop waits for
+//     the weights, and for the store. What was aborted does not go forward again
+//     by itself.
 //   - Isolation. Every call has a deadline. One that ignores its context is left
 //     behind, delays nobody, and is counted; there are at most four of them for
-//     one purpose, and Options.MaxHung in all. Commands, Why and Status never
-//     wait for a Deployer.
+//     one purpose, and Options.MaxHung in all, besides as many that take traffic
+//     back or stop versions. Commands, Why and Status never wait for a Deployer.
 //   - An end. A step that makes no progress for Plan.ProgressDeadline goes back,
 //     and a version that does not stop is given up, though still tried. What can
 //     last for ever is a pause, and what has no alternative: a store that is
@@ -102,8 +130,8 @@
 //
 // [Config.Step] takes a [State] and what was observed, and returns the next
 // State and every call that is wanted. It does no I/O and reads no clock, and
-// [Config.Control] does the same for commands, so another shell than the Runner
-// can be put around them.
+// [Config.Control] does the same for commands. With [State.TakeOver], which is how
+// a process begins, another shell than the Runner can be put around them.
 //
 // # Where others do better
 //

@@ -5,9 +5,6 @@ import "time"
 // SetNow lets a Runner believe in another clock.
 func (r *Runner) SetNow(now func() time.Time) { r.now = now }
 
-// TakeOver is what a Runner does with the state that it has loaded.
-func (s State) TakeOver(owner string, now time.Time) State { return s.takeOver(owner, now) }
-
 // LiveSize is how many things a State remembers of this process.
 func (s State) LiveSize() int {
 	return len(s.live.versions) + len(s.live.retry) + len(s.live.next)

@@ -144,8 +144,12 @@ func (s *script) plan(version string) rollout.Plan {
 		p = rollout.AllAtOnce()
 		p.Version = version
 	}
+	p.Drops = slices.DeleteFunc([]string{"a", "b", "c"}, func(l string) bool { return slices.Contains(p.Listeners, l) })
 	if s.byte()%2 == 0 {
 		p.Watch = &rollout.Analysis{}
+	}
+	if p.Validate() != nil { // its weights differ by listener
+		p.Watch = &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9}
 	}
 	p.ProgressDeadline = time.Minute
 	return p

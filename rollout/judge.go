@@ -23,6 +23,9 @@ type Analysis struct {
 	// SlowTolerance is the same for slow requests, those that take longer than
 	// 99 of 100 of the old version's: with 0.02 up to 3 in 100 may. Zero means
 	// that latency is not compared: a new version often starts with cold caches.
+	// Nothing fails for it in a window in which fewer than 1,000 requests of the
+	// old version were timed; as a Runner's windows last five minutes, that is so
+	// always if it has fewer than 3.3 a second.
 	SlowTolerance float64 `json:"slowTolerance,omitempty"`
 
 	// FalseAlarm is the chance that a version is failed that is no worse than
@@ -58,8 +61,9 @@ type Analysis struct {
 	MaxRestarts int `json:"maxRestarts,omitempty"`
 
 	// LimitsOnly leaves the comparison with the old version out, where that has
-	// no traffic at the same time: after a switch of all traffic at once.
-	// MinSuccess or MaxP99 must be set then.
+	// no traffic at the same time, after a switch of all traffic at once, or not
+	// the same traffic, as in waves over locations. MinSuccess or MaxP99 must be set
+	// then.
 	LimitsOnly bool `json:"limitsOnly,omitempty"`
 
 	// OnFail is what happens on Fail. Zero means ThenRollBack.
@@ -197,14 +201,18 @@ func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason
 // weights change: if it spans a change of weights, a change of the failure rate
 // of both versions looks like one of the new version's alone. It may end at other
 // times, too, but not for what was counted: one that ends every few minutes lets
-// a version be found sooner that turns bad late. Of too many windows, [Shorten]
-// makes fewer.
+// a version be found sooner that turns bad late. Of too many windows leave out
+// the oldest, and keep the Index of the others: the evidence that begins with the
+// window of an index has a share of FalseAlarm that becomes smaller with the index,
+// and must not grow because windows are forgotten. Only that of the first of them
+// is looked at.
 func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 	a = a.withDefaults()
 	windows := make([]Window, 0, len(earlier)+1)
 	windows = append(append(windows, earlier...), Window{Old: old, New: new})
 
 	b := bench{Analysis: a, windows: windows}
+	b.first = max(0, windows[0].Index)
 	b.alpha = a.FalseAlarm / float64(b.tests())
 	last := windows[len(windows)-1]
 	b.pools = []Window{last}
@@ -258,6 +266,7 @@ func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
 type bench struct {
 	Analysis
 	windows []Window
+	first   int      // the index of the first window
 	pools   []Window // the last window, the last two added up, and so on, while the split is the same
 	alpha   float64  // the part of FalseAlarm that each test has
 
@@ -304,7 +313,7 @@ func (b *bench) compare(what string, count func(Window) tally, tolerance float64
 		tallies[i] = count(w)
 	}
 	pool := count(b.pool())
-	log := logEvidence(tallies, b.Burst)
+	log := logEvidence(tallies, b.first, b.Burst)
 	evidence = math.Exp(min(log, math.Log(1e9)))
 	if !pool.comparable() {
 		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
@@ -369,7 +378,7 @@ func (b *bench) limit(most float64, count func(Window) tally, seen string) {
 	}
 	pool := count(b.pool())
 	switch {
-	case exceeds(tallies, most, b.alpha, b.Burst):
+	case exceeds(tallies, b.first, most, b.alpha, b.Burst):
 		b.fails("%s", seen)
 	case share(pool.newBad, pool.newAll) > most:
 		b.lacks("%s: that may be chance", seen)

@@ -174,35 +174,35 @@ func TestEarlierWindows(t *testing.T) {
 	assert.EqualValues(t, 4, j.Restarts)
 }
 
-func TestShorten(t *testing.T) {
-	tenth := func(requests uint64) rollout.Window {
-		return rollout.Window{Old: traffic(9*requests/10, 1), New: traffic(requests/10, 0)}
+// Windows that are left out take their share of the evidence, and of the limits'
+// chance of a false alarm, with them.
+func TestWindowsThatAreLeftOut(t *testing.T) {
+	a := rollout.Analysis{MinSuccess: 0.99}
+	quiet := rollout.Window{Old: traffic(900, 0), New: traffic(100, 0)}
+	bad := rollout.Window{Old: traffic(750, 1), New: traffic(250, 7)}
+	var windows []rollout.Window
+	for i := range 10 {
+		quiet.Index = i
+		windows = append(windows, quiet)
 	}
-	half := func(requests uint64) rollout.Window {
-		return rollout.Window{Old: traffic(requests/2, 1), New: traffic(requests/2, 0)}
+	evidence := a.Judge(bad.Old, bad.New, windows...).Evidence
+	for len(windows) > 1 {
+		windows = windows[1:]
+		j := a.Judge(bad.Old, bad.New, windows...)
+		require.LessOrEqual(t, j.Evidence, evidence)
+		evidence = j.Evidence
 	}
-	windows := []rollout.Window{tenth(50_000), tenth(1000), tenth(1000), half(2000), half(2000), tenth(9000)}
-	for _, c := range []struct {
-		most int
-		want []uint64 // requests of both
-	}{
-		{9, []uint64{50_000, 1000, 1000, 2000, 2000, 9000}},
-		{5, []uint64{50_000, 2000, 2000, 2000, 9000}},
-		{4, []uint64{50_000, 2000, 4000, 9000}},
-		{3, []uint64{52_000, 4000, 9000}},
-		{2, []uint64{4000, 9000}},
-		{1, []uint64{9000}},
-		{0, []uint64{}},
-		{-1, []uint64{}},
-	} {
-		got := []uint64{}
-		for _, w := range rollout.Shorten(windows, c.most) {
-			got = append(got, w.Old.Requests+w.New.Requests)
-		}
-		assert.Equal(t, c.want, got, "at most %d", c.most)
-	}
-	assert.Equal(t, tenth(1000), windows[1], "left as it was")
-	assert.Empty(t, rollout.Shorten(nil, 3))
+	windows[0].Index = 0
+	require.Greater(t, a.Judge(bad.Old, bad.New, windows...).Evidence, evidence)
+
+	// The same failures, shown to be above the limit in the second window, are not
+	// in the thousandth, of which so many could have been chance.
+	limit := rollout.Analysis{LimitsOnly: true, MinSuccess: 0.99}
+	new := traffic(250, 14)
+	first := rollout.Window{New: traffic(100, 0)}
+	require.Equal(t, rollout.Fail, limit.Judge(rollout.Traffic{}, new, first).Verdict)
+	first.Index = 10_000
+	require.NotEqual(t, rollout.Fail, limit.Judge(rollout.Traffic{}, new, first).Verdict)
 }
 
 func TestJudgeTouchesNothing(t *testing.T) {

@@ -149,11 +149,7 @@ func (m *machine) failed(key string, a Action, err string) {
 	l := &m.s.live
 	r := l.retry[key]
 	r.failures++
-	wait := m.MaxBackoff
-	if r.failures < 30 {
-		wait = min(wait, m.Interval<<(r.failures-1))
-	}
-	r.at, r.err = l.clock+wait, err
+	r.at, r.err = l.clock+m.backoff(r.failures), err
 	l.retry[key] = r
 	if r.failures&(r.failures-1) == 0 { // 1, 2, 4, 8 ...
 		m.event(Problem, a.Version, fmt.Sprintf("%s failed, %d in a row: %s", a, r.failures, err))
@@ -214,7 +210,11 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 // closeWindow ends the window of traffic under the weights that were.
 func (m *machine) closeWindow() {
 	s := &m.s
+	s.Window.Old = m.comparable()
 	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
+		if n := len(s.Windows); n > 0 {
+			s.Window.Index = s.Windows[n-1].Index + 1
+		}
 		s.Windows = append(s.Windows, s.Window)
 		s.Windows = s.Windows[max(0, len(s.Windows)-maxWindows):]
 	}

@@ -70,6 +70,10 @@ type Options struct {
 	// Gates are those that the plans name.
 	Gates map[string]GateFunc
 
+	// Listeners and Locations are those that there are: a plan that names another
+	// is refused. Empty means that any is good.
+	Listeners, Locations []string
+
 	// CallTimeout is how long Start, SetWeights and a gate may take, and Stop
 	// beyond its drain. Zero means 30 s.
 	CallTimeout time.Duration

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -25,11 +24,18 @@ type Plan struct {
 	// name.
 	Locations []string `json:"locations,omitempty"`
 
+	// Drops names the listeners and locations that the version that runs has, and
+	// this one is meant to lack. A plan that lacks others is refused: their
+	// traffic would have nowhere to go once the old version has stopped.
+	Drops []string `json:"drops,omitempty"`
+
 	Steps []Step `json:"steps"`
 
 	// Watch is judged at every look from the first weight on, until the version
 	// is promoted, also while the rollout is paused. Only a failure has an
-	// effect; Analyze steps wait for a verdict. Nil watches nothing.
+	// effect; Analyze steps wait for a verdict. Nil watches nothing. Unless it is
+	// LimitsOnly the version must have the same weight at all places while time
+	// passes.
 	Watch *Analysis `json:"watch,omitempty"`
 
 	// Sticky asks the proxies to keep a user's session on one version while the
@@ -181,164 +187,6 @@ func (s Step) String() string {
 
 func asPercent(weight int) string {
 	return fmt.Sprintf("%g %%", float64(weight)/(Whole/100))
-}
-
-// Bounds of a plan: it is stored as a whole with every change.
-const (
-	maxSteps  = 1000
-	maxPlaces = 1000
-)
-
-// Validate reports everything that is wrong with the plan, naming the step;
-// steps are counted from 1. The version must not be one of those that exist
-// already.
-func (p Plan) Validate(existing ...string) error {
-	var errs []error
-	fail := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("plan of version %q: "+format, append([]any{p.Version}, args...)...))
-	}
-	if p.Version == "" {
-		fail("it names no version: set Plan.Version")
-	}
-	if slices.Contains(existing, p.Version) {
-		fail("a version of that name runs already, or is being stopped: versions need names of their own")
-	}
-	for _, l := range []struct {
-		field string
-		names []string
-	}{{"Listeners", p.Listeners}, {"Locations", p.Locations}} {
-		for i, name := range l.names {
-			switch {
-			case name == "":
-				fail("Plan.%s[%d] is empty", l.field, i)
-			case slices.Contains(l.names[:i], name):
-				fail("Plan.%s names %q twice", l.field, name)
-			}
-		}
-	}
-	if n := len(p.places()); n > maxPlaces {
-		fail("%d listeners in all locations: at most %d are possible", n, maxPlaces)
-	}
-	if p.Watch != nil {
-		if err := p.Watch.Validate(); err != nil {
-			fail("Plan.Watch: %w", err)
-		}
-	}
-	switch n := len(p.Steps); {
-	case n == 0:
-		fail("it has no steps: use a constructor such as Canary")
-		return errors.Join(errs...)
-	case n > maxSteps:
-		fail("it has %d steps: at most %d are possible", n, maxSteps)
-		return errors.Join(errs...)
-	}
-	errs = append(errs, p.validateSteps()...)
-	return errors.Join(errs...)
-}
-
-func (p Plan) validateSteps() []error {
-	var errs []error
-	seen := map[Kind]int{} // how many there were so far
-	weights := map[Place]int{}
-	for i, s := range p.Steps {
-		fail := func(format string, args ...any) {
-			errs = append(errs, fmt.Errorf("plan of version %q: step %d (%s): "+format, append([]any{p.Version, i + 1, s}, args...)...))
-		}
-		if s.Kind == KindStart != (i == 0) {
-			fail("StartVersion must be the first step, and no other")
-		}
-		if s.Kind == KindStopOld != (i == len(p.Steps)-1) {
-			fail("StopOld must be the last step, and no other")
-		}
-		if s.For < 0 {
-			fail("its time is negative")
-		}
-		if seen[KindPromote] > 0 && s.Kind != KindStopOld && s.Kind != KindBake && s.Kind != KindPause {
-			fail("only Bake, Pause and StopOld may follow Promote")
-		}
-		if seen[KindWaitReady] == 0 && s.Kind != KindStart && s.Kind != KindWaitReady {
-			fail("WaitReady must come before it: nothing else can be done with a version that is not ready")
-			seen[KindWaitReady]++ // once is enough
-		}
-		switch s.Kind {
-		case KindStart, KindWaitReady, KindPause, KindStopOld:
-		case KindSetWeight:
-			p.validateWeight(s, weights, fail)
-		case KindBake:
-			if s.For == 0 {
-				fail("it has no duration")
-			}
-		case KindAnalyze, KindGate:
-			if s.For == 0 {
-				fail("it has no time limit: without one it could wait for ever")
-			}
-			if s.Kind == KindGate && s.Gate == "" {
-				fail("it names no gate")
-			}
-			for _, rule := range []Rule{s.OnFail, s.OnInconclusive} {
-				if rule < 0 || rule > ThenRollBack {
-					fail("it has rule %d, which is unknown: use ThenContinue, ThenPause or ThenRollBack", int(rule))
-				}
-			}
-			if s.Kind == KindAnalyze && s.Analysis == nil && p.Watch == nil {
-				fail("it has no analysis, and Plan.Watch is nil")
-			}
-			if s.Analysis != nil {
-				if err := s.Analysis.Validate(); err != nil {
-					fail("%w", err)
-				}
-			}
-			if s.Kind == KindAnalyze && p.Preview == "" && !hasWeight(weights) {
-				fail("the version has no traffic yet: put a SetWeight before it")
-			}
-		case KindPromote:
-			if seen[KindPromote] > 0 {
-				fail("there can be only one")
-			}
-		default:
-			fail("the kind is unknown")
-		}
-		seen[s.Kind]++
-	}
-	if seen[KindPromote] == 0 {
-		errs = append(errs, fmt.Errorf("plan of version %q: no step promotes it: put a Promote before the StopOld at the end", p.Version))
-	}
-	return errs
-}
-
-func (p Plan) validateWeight(s Step, weights map[Place]int, fail func(string, ...any)) {
-	if s.Weight < 0 || s.Weight > Whole {
-		fail("weights are from 0 to 100 %%")
-		return
-	}
-	if s.Listener != "" && !slices.Contains(p.Listeners, s.Listener) {
-		fail("the version has no listener %q; Plan.Listeners has %q", s.Listener, p.Listeners)
-		return
-	}
-	if s.Location != "" && !slices.Contains(p.Locations, s.Location) {
-		fail("the plan has no location %q; Plan.Locations has %q", s.Location, p.Locations)
-		return
-	}
-	falls := false
-	for _, place := range p.places() {
-		if !s.covers(place) {
-			continue
-		}
-		if was := weights[place]; s.Weight < was && !falls {
-			falls = true
-			fail("the weight falls from %s%s: a rollout goes forward, or back as a whole", asPercent(was), place)
-		}
-		weights[place] = s.Weight
-	}
-}
-
-func hasWeight(weights map[Place]int) bool {
-	for _, w := range weights {
-		if w > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 func (s Step) covers(p Place) bool {

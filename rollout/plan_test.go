@@ -86,6 +86,10 @@ func TestPlanValidate(t *testing.T) {
 		"wait share":             {named(rollout.Waves(time.Hour, 0.9, "a")), "its time is negative"},
 		"listener twice":         {rollout.Plan{Version: "v", Listeners: []string{"a", "a"}, Steps: rollout.AllAtOnce().Steps}, `Plan.Listeners names "a" twice`},
 		"location empty":         {rollout.Plan{Version: "v", Locations: []string{""}, Steps: rollout.AllAtOnce().Steps}, "Plan.Locations[0] is empty"},
+		"watch of waves":         {watched(rollout.FromDuration(time.Hour, "eu", "us")), "step 4 (bake 4m48s): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api in eu and 0 % at api in us"},
+		"watch of a listener":    {watched(named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.Pause()))), "step 4 (pause): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api and 0 % at web"},
+		"analysis of a listener": {named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.Analyze(&rollout.Analysis{}, time.Hour))), "step 4 (analyze): its analysis compares the versions, but the new one has 10 % of the traffic at api and 0 % at web, and places differ: give all of them the same weight, or use limits alone (LimitsOnly)"},
+		"drops what it has":      {rollout.Plan{Version: "v", Listeners: []string{"a"}, Drops: []string{"a"}, Steps: rollout.AllAtOnce().Steps}, `Plan.Drops names "a", which the plan has`},
 		"too many steps":         {named(rollout.Canary(make([]rollout.Step, 1000)...)), "it has 1004 steps: at most 1000 are possible"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,4 +234,22 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
+}
+
+// watched returns the plan with a comparison all the time.
+func watched(p rollout.Plan) rollout.Plan {
+	p = named(p)
+	p.Watch = &rollout.Analysis{}
+	return p
+}
+
+// Weights that differ by place while no time passes, or where nothing is
+// compared, are fine.
+func TestComparisonsByPlace(t *testing.T) {
+	api, web := rollout.SetWeight(10).At("api"), rollout.SetWeight(10).At("web")
+	require.NoError(t, watched(rollout.Canary(api, web, rollout.Bake(time.Hour))).Validate())
+	limits := rollout.FromDuration(time.Hour, "eu", "us")
+	limits = named(limits)
+	limits.Watch = &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.99}
+	require.NoError(t, limits.Validate())
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +20,9 @@ var ErrTakenOver = errors.New("another runner has taken over")
 
 // A Runner carries out the rollouts of an application, one at a time. Make one
 // with [New] and run it with [Runner.Run], once. All other methods may be called
-// from several goroutines, before, during and after Run.
+// from several goroutines, before, during and after Run. Commands, State and Wait
+// need the stored state: before Run has loaded it they wait, until their context
+// ends, and so do Events if there are none.
 type Runner struct {
 	deployer Deployer
 	opts     Options
@@ -135,8 +136,10 @@ func (r *Runner) look() (time.Duration, error) {
 	r.count.jumps += state.live.jumps - r.state.live.jumps
 	r.state = state
 
-	wait := min(r.opts.Config.Wake(state), r.recordLocked(now))
+	confirm := slices.ContainsFunc(actions, func(a Action) bool { return a.needsOwner() && r.calls[a.identity()] == nil })
+	wait := min(r.opts.Config.Wake(state), r.recordLocked(now, confirm))
 	recorded := r.record.seq == state.Seq
+	owned := r.record.confirmed(now)
 	wanted := map[string]bool{}
 	for _, a := range actions {
 		wanted[a.identity()] = true
@@ -147,7 +150,7 @@ func (r *Runner) look() (time.Duration, error) {
 		}
 	}
 	for _, a := range actions {
-		if a.Back || recorded {
+		if a.Back || recorded && (owned || !a.needsOwner()) {
 			r.callLocked(a)
 		}
 	}
@@ -243,7 +246,7 @@ func (r *Runner) until(ctx context.Context, done func(State) bool) (State, error
 // first. If several plans wait, the newest is carried out, and the others never
 // begin. Submitting the same plan twice is submitting it once.
 func (r *Runner) Submit(ctx context.Context, p Plan) error {
-	if err := p.knows(slices.Sorted(maps.Keys(r.opts.Gates))); err != nil {
+	if err := p.fits(r.opts); err != nil {
 		return fmt.Errorf("submit: %w", err)
 	}
 	// A copy that the caller cannot change, as it will be read from the store.
@@ -269,13 +272,14 @@ func (r *Runner) Pause(ctx context.Context, reason string) error {
 
 // Resume goes on after a pause. If a verdict had paused the rollout, what was
 // seen so far does not count again, and if it was that of an Analyze or Gate
-// step, the step is done.
+// step, the step is done; if it was that of Plan.Watch, the step goes on.
 func (r *Runner) Resume(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandResume})
 }
 
 // Promote skips the rest of the plan up to its Promote step: the new version
-// gets all traffic as soon as it is ready, whatever the verdicts.
+// gets all traffic as soon as it is ready, whatever the verdicts. After that step
+// it is Resume.
 func (r *Runner) Promote(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandPromote})
 }
@@ -292,8 +296,9 @@ func (r *Runner) Retry(ctx context.Context) error {
 	return r.do(ctx, Command{Kind: CommandRetry})
 }
 
-// State returns the recorded state, as soon as it is loaded: whoever starts a
-// process looks here whether anything runs already (Stable), or is under way.
+// State returns the recorded state, as soon as it is loaded and taken over:
+// whoever starts a process looks here whether anything runs already (Stable), or
+// is under way. If nothing was ever submitted its Plan is nil.
 func (r *Runner) State(ctx context.Context) (State, error) {
 	return r.until(ctx, func(State) bool { return true })
 }
@@ -374,9 +379,12 @@ func (st Status) why(now time.Time, loaded bool) string {
 		why = "the state is not loaded yet: Run does that\n"
 	}
 	if st.StoreError != "" {
-		what := "the last change is not recorded, so nothing goes forward"
-		if !loaded {
+		what := "the store does not say whether this Runner was taken over, so nothing is started or stopped"
+		switch {
+		case !loaded:
 			what = "the state cannot be loaded"
+		case st.Unrecorded:
+			what = "the last change is not recorded, so nothing goes forward"
 		}
 		why += fmt.Sprintf("%s: %s\n", what, st.StoreError)
 	}

@@ -405,6 +405,8 @@ func TestListeners(t *testing.T) {
 		b.wait(rollout.Succeeded)
 		two := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Second))
 		two.Version, two.Listeners = "v2", []string{"api", "web"}
+		require.ErrorContains(t, b.Submit(t.Context(), two), `it lacks the listener "admin" of version v1, which runs: add it, or name it in Plan.Drops`)
+		two.Drops = []string{"admin"}
 		b.f.since()
 		require.NoError(t, b.Submit(t.Context(), two))
 		b.wait(rollout.Succeeded)
@@ -421,6 +423,28 @@ func TestListeners(t *testing.T) {
 		}, calls)
 		located := plan("v3", rollout.FromDuration(time.Hour, "eu"))
 		assert.ErrorContains(t, b.Submit(t.Context(), located), "name locations in both or in none")
+		b.stop()
+	})
+}
+
+// What is not there is refused before anything starts.
+func TestUnknownPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, newFake(), rollout.Options{Listeners: []string{"api"}, Locations: []string{"eu", "us"}})
+		one := rollout.AllAtOnce()
+		one.Version, one.Listeners, one.Locations = "v1", []string{"api", "wep"}, []string{"eu", "us"}
+		require.ErrorContains(t, b.Submit(t.Context(), one), `plan of version "v1": Plan.Listeners[1] is "wep", which is unknown; Options.Listeners has ["api"]`)
+		one.Listeners, one.Locations = []string{"api"}, []string{"mars"}
+		require.ErrorContains(t, b.Submit(t.Context(), one), `Plan.Locations[0] is "mars", which is unknown; Options.Locations has ["eu" "us"]`)
+		one.Locations = []string{"eu", "us"}
+		require.NoError(t, b.Submit(t.Context(), one))
+		b.wait(rollout.Succeeded)
+		two := one
+		two.Version, two.Locations = "v2", []string{"eu"}
+		require.ErrorContains(t, b.Submit(t.Context(), two), `it lacks the location "us" of version v1`)
+		two.Drops = []string{"us"}
+		require.NoError(t, b.Submit(t.Context(), two))
+		b.wait(rollout.Succeeded)
 		b.stop()
 	})
 }
@@ -498,7 +522,7 @@ func TestVerdictPauses(t *testing.T) {
 		p.Watch = &rollout.Analysis{OnFail: rollout.ThenPause}
 		b.submit("v2", p)
 		time.Sleep(time.Minute)
-		require.Equal(t, rollout.PausedByVerdict, b.Status().State.PausedBy)
+		require.Equal(t, rollout.PausedByWatch, b.Status().State.PausedBy)
 		b.f.set(func() { bad = false })
 		require.NoError(t, b.Resume(t.Context()))
 		b.wait(rollout.Succeeded)

@@ -75,11 +75,12 @@ func (t tally) excess() float64 { return share(t.newBad, t.newAll) - share(t.old
 func (t tally) comparable() bool { return t.oldAll > 0 && t.newAll > 0 }
 
 // logEvidence returns the logarithm of the e-value against "the new version is
-// no worse than the old one in any of the windows". Bad requests come in bursts
+// no worse than the old one in any of the windows", of which the first has that
+// index: counts that started with an earlier one are given up. Bad requests come in bursts
 // of up to burst with one cause: a ratio to the power of 1/burst gains no more
 // from a whole burst than from one, and by Jensen's inequality is on average no
 // more than 1 for a smaller one.
-func logEvidence(windows []tally, burst float64) float64 {
+func logEvidence(windows []tally, first int, burst float64) float64 {
 	var sum logSum
 	// The ratios of the windows from the one at hand to the last, for each rho.
 	var suffix [len(ratios)]float64
@@ -94,13 +95,14 @@ func logEvidence(windows []tally, burst float64) float64 {
 			}
 			mean.add(suffix[k])
 		}
-		sum.add(mean.log() - math.Log(float64(len(ratios))) + math.Log(startWeight(i)))
+		sum.add(mean.log() - math.Log(float64(len(ratios))) + math.Log(startWeight(first+i)))
 	}
 	return sum.log()
 }
 
-// startWeight is the weight of a count that starts at window i; of any number of
-// windows they add up to less than 1.
+// startWeight is the weight of a count that starts at window i of all that there
+// were; of any number of windows they add up to less than 1. It must not change
+// while the count goes on.
 func startWeight(i int) float64 { return 1 / (float64(i+1) * float64(i+2)) }
 
 // bounds returns between which ends the chance lies of which bad out of all are
@@ -185,12 +187,12 @@ func (t tally) atMost(alpha, burst float64) float64 {
 
 // exceeds reports whether the chance of a bad request of the new version is
 // shown to be above limit, from some window on; wrongly, with a chance of at most
-// alpha over all looks.
-func exceeds(windows []tally, limit, alpha, burst float64) bool {
+// alpha over all looks. The first window has that index.
+func exceeds(windows []tally, first int, limit, alpha, burst float64) bool {
 	var suffix tally
 	for i := len(windows) - 1; i >= 0; i-- {
 		suffix = suffix.plus(windows[i])
-		low, _ := bounds(float64(suffix.newBad)/burst, float64(suffix.newAll)/burst, alpha*startWeight(i))
+		low, _ := bounds(float64(suffix.newBad)/burst, float64(suffix.newAll)/burst, alpha*startWeight(first+i))
 		if low > limit {
 			return true
 		}

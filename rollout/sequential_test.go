@@ -52,7 +52,7 @@ func TestEvidenceIsWhatItsDefinitionSays(t *testing.T) {
 			windows[i] = w
 		}
 		want := slowEvidence(windows)
-		require.InDelta(t, want, logEvidence(windows, 1), 1e-9*max(1, math.Abs(want)), "%+v", windows)
+		require.InDelta(t, want, logEvidence(windows, 0, 1), 1e-9*max(1, math.Abs(want)), "%+v", windows)
 	}
 }
 
@@ -105,7 +105,7 @@ func exactAlarms(requests int, share, oldRate, newRate, alpha float64) (alarm fl
 		}
 		for c, chance := range next {
 			window := []tally{{uint64(n+1) - c.newAll, c.oldBad, c.newAll, c.newBad}}
-			if logEvidence(window, 1) >= -math.Log(alpha) {
+			if logEvidence(window, 0, 1) >= -math.Log(alpha) {
 				alarm += chance
 				delete(next, c)
 			}
@@ -139,7 +139,7 @@ func TestOutagesOfBothAreNoAlarm(t *testing.T) {
 					window.oldAll, window.oldBad = window.oldAll+1, window.oldBad+bad
 				}
 			}
-			if logEvidence([]tally{window}, 1) >= math.Log(100) {
+			if logEvidence([]tally{window}, 0, 1) >= math.Log(100) {
 				alarms++
 				break
 			}
@@ -157,17 +157,17 @@ func TestEvidenceGrowsWithFailuresOfTheNewVersionAndShrinksWithTheOldOnes(t *tes
 		more, fewer := w, w
 		more.newBad++
 		fewer.oldBad++
-		at := logEvidence([]tally{w}, 1)
-		require.Greater(t, logEvidence([]tally{more}, 1), at, "%+v", w)
-		require.Less(t, logEvidence([]tally{fewer}, 1), at, "%+v", w)
+		at := logEvidence([]tally{w}, 0, 1)
+		require.Greater(t, logEvidence([]tally{more}, 0, 1), at, "%+v", w)
+		require.Less(t, logEvidence([]tally{fewer}, 0, 1), at, "%+v", w)
 	}
 }
 
 func TestABurstCountsAsOneFailure(t *testing.T) {
 	single := []tally{{oldAll: 9000, oldBad: 3, newAll: 1000, newBad: 4}}
 	burst := []tally{{oldAll: 9000, oldBad: 15, newAll: 1000, newBad: 20}}
-	assert.InDelta(t, logEvidence(single, 1), logEvidence(burst, 5), 1e-9)
-	assert.Greater(t, logEvidence(burst, 1), logEvidence(burst, 5))
+	assert.InDelta(t, logEvidence(single, 0, 1), logEvidence(burst, 0, 5), 1e-9)
+	assert.Greater(t, logEvidence(burst, 0, 1), logEvidence(burst, 0, 5))
 }
 
 func TestEvidenceOfNothing(t *testing.T) {
@@ -178,7 +178,7 @@ func TestEvidenceOfNothing(t *testing.T) {
 		"windows without both":  {{newAll: 1000, newBad: 900}, {oldAll: 1000, oldBad: 10}},
 		"nothing failed at all": {{oldAll: 1e6, newAll: 1e6}},
 	} {
-		assert.LessOrEqual(t, logEvidence(windows, 1), 0., name)
+		assert.LessOrEqual(t, logEvidence(windows, 0, 1), 0., name)
 	}
 }
 

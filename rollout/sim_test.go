@@ -61,7 +61,7 @@ func TestSimulation(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("%-32s %d", k, total[k]))
 	}
 	t.Logf("%d seeds:\n%s", n, strings.Join(lines, "\n"))
-	for _, must := range []string{"ended succeeded", "ended rolled back", "crash", "set weights: hang", "store: hang"} {
+	for _, must := range []string{"ended succeeded", "ended rolled back", "crash", "set weights: hang", "store: hang", "rival", "without listeners", "gate: error", "verdict fail"} {
 		require.NotZero(t, total[must], "the simulation never had %q", must)
 	}
 }
@@ -105,6 +105,7 @@ func TestCrashEverywhere(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(1)
 					w.faulty, w.crashy, w.busy, w.dies, w.calm, w.crashAt = 0, 0, 0, test.dies, w.began, at
+					w.rivals, w.mute = false, false
 					p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(4*time.Second), rollout.SetWeight(50), rollout.Bake(2*time.Second))
 					p.Watch = &rollout.Analysis{}
 					p.Listeners = []string{"api"}
@@ -171,7 +172,7 @@ func (w *world) play(t *testing.T, plans []rollout.Plan) {
 			w.command(r, []string{"Pause", "Resume", "Promote", "Abort", "Retry"}[w.people.IntN(5)], rollout.Plan{})
 		}
 		w.mu.Lock()
-		alive := w.alive
+		alive := w.alive(w.gen)
 		w.mu.Unlock()
 		if alive && calm && submitted == len(plans) && s.State.Phase.Ended() && s.State.Next == nil && !s.Unrecorded &&
 			len(s.State.Retired) == 0 && len(s.Calls) == 0 && s.State.Applied == s.State.Weights.Revision {
@@ -180,19 +181,29 @@ func (w *world) play(t *testing.T, plans []rollout.Plan) {
 	}
 	w.checkEnd(w.r)
 	w.mu.Lock()
-	w.kill()
+	for gen := range w.living {
+		w.kill(gen)
+	}
 	w.mu.Unlock()
-	<-w.ended
+	for _, ended := range append(w.older, w.ended) {
+		<-ended
+	}
 	time.Sleep(2 * time.Minute) // calls that hang
 }
 
-// revive boots again if the process has died.
+// revive boots again if the process has died, and now and then though it has not.
 func (w *world) revive() {
 	select {
 	case <-w.ended:
 		time.Sleep(time.Duration(w.people.IntN(20_000)) * time.Millisecond)
 		w.boot()
 	default:
+		if w.rivals && time.Now().Before(w.calm) && w.people.IntN(30) == 0 {
+			w.mu.Lock()
+			w.counts["rival"]++
+			w.mu.Unlock()
+			w.boot()
+		}
 	}
 }
 
@@ -291,6 +302,13 @@ func (w *world) follow(r *rollout.Runner) {
 		w.lastEvent = e
 		w.counts["events"]++
 		w.logf("event %d: %s", e.Seq, e)
+		if e.Kind == rollout.VerdictGiven {
+			verdict, _, _ := strings.Cut(e.Reason, ":")
+			w.counts["verdict "+verdict]++
+			if verdict == "fail" && !w.version(e.Version).bad(time.Now()) {
+				w.violate("%s is not worse, but: %s", e.Version, e)
+			}
+		}
 		w.mu.Unlock()
 	}
 }
@@ -318,7 +336,9 @@ func (w *world) checkEnd(r *rollout.Runner) {
 			w.violate("%s is stable, but the weights are %v", s.Stable.ID, w.weights)
 		}
 	}
-	if len(w.weights.Splits) == 0 {
+	if w.mute {
+		w.counts["without listeners"]++
+	} else if len(w.weights.Splits) == 0 {
 		w.violate("nobody has traffic")
 	}
 }
@@ -326,7 +346,7 @@ func (w *world) checkEnd(r *rollout.Runner) {
 func (w *world) randomPlan(version string) rollout.Plan {
 	d := func() time.Duration { return time.Duration(1+w.rng.IntN(40_000)) * time.Millisecond }
 	var p rollout.Plan
-	switch w.rng.IntN(6) {
+	switch w.rng.IntN(8) {
 	case 0:
 		p = rollout.BlueGreen("preview", d(), d())
 	case 1:
@@ -337,6 +357,10 @@ func (w *world) randomPlan(version string) rollout.Plan {
 		p = rollout.Canary(rollout.SetWeight(1), rollout.Bake(d()), rollout.Pause(), rollout.SetWeight(30), rollout.Bake(d()), rollout.Bake(d()))
 	case 4:
 		p = rollout.Canary(rollout.SetWeight(5), rollout.Analyze(&rollout.Analysis{}, d()), rollout.SetWeight(50), rollout.Bake(d()), rollout.SetWeight(100), rollout.Bake(d()))
+	case 5:
+		gate := rollout.Gate("person", d())
+		gate.OnInconclusive = rollout.ThenRollBack
+		p = rollout.Canary(rollout.SetWeight(20), rollout.Bake(d()), gate, rollout.SetWeight(60), rollout.Bake(d()))
 	default:
 		p = rollout.FromDuration(5*d(), "eu", "us", "asia")
 	}
@@ -346,6 +370,18 @@ func (w *world) randomPlan(version string) rollout.Plan {
 	p.Sticky = w.rng.IntN(2) == 0
 	if w.rng.IntN(2) == 0 {
 		p.Watch = &rollout.Analysis{}
+		if p.Validate() != nil { // its weights differ by place
+			p.Watch = &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9}
+		}
+		if w.rng.IntN(3) == 0 {
+			p.Watch.OnFail = rollout.ThenPause
+		}
+	}
+	if w.mute {
+		p.Listeners = nil
+		if p.Validate() != nil { // there is no traffic to analyze
+			p.Steps = rollout.AllAtOnce().Steps
+		}
 	}
 	p.ProgressDeadline = time.Duration(30+w.rng.IntN(600)) * time.Second
 	return p

@@ -105,7 +105,8 @@ type PauseCause string
 const (
 	PausedByPlan    PauseCause = "plan"    // a Pause step
 	PausedByUser    PauseCause = "user"    // Runner.Pause
-	PausedByVerdict PauseCause = "verdict" // the rule of an analysis or gate
+	PausedByVerdict PauseCause = "verdict" // the rule of an Analyze or Gate step
+	PausedByWatch   PauseCause = "watch"   // the rule of Plan.Watch
 )
 
 // A Retirement is a version that is to be stopped.
@@ -242,9 +243,38 @@ func (s State) exist() []string {
 	return ids
 }
 
-// takeOver returns the state as a new Runner finds it: it knows nothing of what
-// runs, and whatever its predecessor has under way counts for nothing.
-func (s State) takeOver(owner string, now time.Time) State {
+// Versions returns all versions that the state refers to, each once: the one that
+// waits, that of the plan, which [Runner.Retry] may want again, the stable one, and
+// those that are still being stopped. What belongs to other versions, such as
+// their binaries, is needed no more, if the state is that of [Runner.State], and
+// nobody is about to submit one.
+func (s State) Versions() []string {
+	var ids []string
+	add := func(id string) {
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, p := range []*Plan{s.Next, s.Plan} {
+		if p != nil {
+			add(p.Version)
+		}
+	}
+	if s.Stable != nil {
+		add(s.Stable.ID)
+	}
+	for _, r := range s.Retired {
+		add(r.Version.ID)
+	}
+	return ids
+}
+
+// TakeOver returns the state as a new [Runner], or another shell around
+// [Config.Step], must take it on: the owner knows nothing of what runs, and
+// whatever its predecessor has under way counts for nothing. It is to be stored
+// before anything else is done. The zero State is that of an application of
+// which nothing is stored.
+func (s State) TakeOver(owner string, now time.Time) State {
 	m := &machine{s: s.clone(), now: now.Round(0)}
 	m.s.Format = stateFormat
 	m.s.Epoch++

@@ -125,8 +125,8 @@ func (m *machine) direct() {
 		return // after a restart nothing is sent to a version that is not up yet
 	}
 	w := m.desired()
-	if s.Weights.Revision == 0 && s.Phase == Advancing && len(w.Splits) == 0 {
-		return // nobody has any traffic
+	if s.Weights.Revision == 0 && s.Phase == Advancing && len(w.Splits) == 0 && !s.Promoted {
+		return // nobody has any traffic yet; a version without listeners never will
 	}
 	if s.Weights.Revision != 0 && !s.stale() && w.equal(s.Weights) && !(l.reassert && s.isApplied()) {
 		return // or the call that is under way is waited for, and then they are sent again

@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -258,4 +259,202 @@ func TestForgets(t *testing.T) {
 		}
 	}
 	assert.Equal(t, size, s.state.LiveSize())
+}
+
+// A version without listeners has nothing to weigh: it is rolled out all the
+// same, the first of all too.
+func TestNoListeners(t *testing.T) {
+	s := newStepper(t)
+	for _, version := range []string{"v1", "v2"} {
+		p := rollout.AllAtOnce()
+		p.Version = version
+		s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
+		s.run()
+		require.Equal(t, rollout.Succeeded, s.state.Phase, s.state.Why(s.now))
+		require.Equal(t, version, s.state.Stable.ID)
+		require.Empty(t, s.state.Retired)
+	}
+}
+
+// What is watched pauses the rollout while a gate is asked: who resumes has
+// decided about what was watched, and not about the gate.
+func TestAWatchPausesAtAGate(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Gate("person", time.Hour))
+	p.Watch = &rollout.Analysis{OnFail: rollout.ThenPause}
+	s.submit("v2", p)
+	s.run()
+	atGate := func() {
+		t.Helper()
+		require.Equal(t, rollout.KindGate, s.state.Plan.Steps[s.state.Step].Kind)
+	}
+	atGate()
+	served := map[string]rollout.Traffic{}
+	stats := func(failures uint64) {
+		for v, f := range map[string]uint64{"v1": 0, "v2": failures} {
+			served[v] = served[v].Add(rollout.Traffic{Requests: 1000, Failures: f})
+		}
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(served)})
+	}
+	stats(0)
+	stats(500)
+	require.Equal(t, rollout.PausedByWatch, s.state.PausedBy)
+	stats(500) // it is watched while it is paused
+	s.command(rollout.Command{Kind: rollout.CommandResume})
+	require.Equal(t, rollout.Advancing, s.state.Phase)
+	atGate()
+	stats(0)
+	stats(0)
+	require.Equal(t, rollout.Advancing, s.state.Phase, "what was seen counts again")
+	pass := rollout.Outcome{Action: rollout.Action{Kind: rollout.ActGate, Gate: "person", Step: s.state.Step},
+		Judgement: rollout.Judgement{Verdict: rollout.Pass}}
+	s.look(time.Second, pass)
+	s.run()
+	assert.Equal(t, rollout.Succeeded, s.state.Phase)
+}
+
+// Who promotes a rollout that is promoted, and paused, wants it to go on.
+func TestPromoteAfterAPause(t *testing.T) {
+	for name, pause := range map[string]func(s *stepper){
+		"of the plan": func(*stepper) {},
+		"of a person": func(s *stepper) {
+			s.command(rollout.Command{Kind: rollout.CommandResume})
+			s.command(rollout.Command{Kind: rollout.CommandPause})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStepper(t)
+			s.submit("v1", rollout.AllAtOnce())
+			s.run()
+			s.submit("v2", rollout.Plan{Steps: []rollout.Step{rollout.StartVersion(), rollout.WaitReady(),
+				rollout.Promote(), rollout.Pause(), rollout.StopOld(0)}})
+			s.run()
+			require.Equal(t, rollout.Paused, s.state.Phase)
+			require.True(t, s.state.Promoted)
+			pause(s)
+			require.Equal(t, rollout.Paused, s.state.Phase)
+			s.command(rollout.Command{Kind: rollout.CommandPromote})
+			s.run()
+			assert.Equal(t, rollout.Succeeded, s.state.Phase)
+		})
+	}
+}
+
+// With a long Interval, too, the wait after many failures stays at its bound.
+func TestBackoffDoesNotOverflow(t *testing.T) {
+	s := newStepper(t)
+	s.config = rollout.Config{Interval: time.Hour, MaxBackoff: 3 * time.Hour}
+	p := rollout.AllAtOnce()
+	p.ProgressDeadline = -1
+	s.submit("v1", p)
+	s.look(0)
+	start := rollout.Action{Kind: rollout.ActStart, Version: "v1"}
+	for failures := range 100 {
+		require.Contains(t, s.wanted, start)
+		s.look(0, rollout.Outcome{Action: start, Err: "no"})
+		require.NotContains(t, s.wanted, start, "after %d failures it is tried again at once", failures+1)
+		for range 3 {
+			s.look(time.Hour)
+		}
+	}
+}
+
+// Over many windows the weights of the times at which counting starts stay what
+// they were: the oldest windows are left out, and the others not renamed.
+func TestWindowsKeepTheirNumbers(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(24*time.Hour))
+	p.Watch = &rollout.Analysis{}
+	s.submit("v2", p)
+	s.run()
+	var served rollout.Traffic
+	var all []rollout.Window
+	for range 4 * 3600 {
+		served = served.Add(rollout.Traffic{Requests: 100, Failures: served.Requests / 100 % 2})
+		before := s.state.Windows
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision},
+			Traffic: map[string]rollout.Traffic{"v1": served, "v2": served}})
+		if after := s.state.Windows; len(after) > 0 && (len(before) == 0 || before[len(before)-1].Index != after[len(after)-1].Index) {
+			all = append(all, after[len(after)-1])
+		}
+	}
+	require.Greater(t, len(all), 40)
+	for i, w := range all {
+		require.Equal(t, i, w.Index)
+	}
+	assert.Equal(t, all[len(all)-len(s.state.Windows):], s.state.Windows, "the newest are kept")
+	j := p.Watch.Judge(s.state.Window.Old, s.state.Window.New, all...)
+	assert.LessOrEqual(t, s.state.Judgement.Evidence, j.Evidence, "leaving out windows leaves out evidence")
+}
+
+// On the way to the same weight everywhere the versions are not compared: an old
+// version that has most of its traffic at a better place would look better.
+func TestNoComparisonOnTheWay(t *testing.T) {
+	s := newStepper(t)
+	one := rollout.AllAtOnce()
+	one.Version, one.Listeners = "v1", []string{"api", "web"}
+	s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &one})
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50).At("api"), rollout.SetWeight(50).At("web"), rollout.Bake(time.Hour))
+	p.Version, p.Listeners, p.Watch = "v2", []string{"api", "web"}, &rollout.Analysis{}
+	s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
+	for s.state.Weights.Most("v2") == 0 {
+		s.look(0)
+		for _, a := range s.wanted {
+			s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+		}
+	}
+	s.command(rollout.Command{Kind: rollout.CommandPause})
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
+	require.Equal(t, 5000, s.state.Weights.Of("v2", rollout.Place{Listener: "api"}))
+	require.Zero(t, s.state.Weights.Of("v2", rollout.Place{Listener: "web"}))
+	served := map[string]rollout.Traffic{}
+	stats := func() {
+		// All that comes to api fails, whoever serves it.
+		served["v1"] = served["v1"].Add(rollout.Traffic{Requests: 300, Failures: 100})
+		served["v2"] = served["v2"].Add(rollout.Traffic{Requests: 100, Failures: 100})
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(served)})
+	}
+	for range 5 {
+		stats()
+	}
+	require.Equal(t, rollout.Paused, s.state.Phase, s.state.Reason)
+	s.command(rollout.Command{Kind: rollout.CommandResume})
+	s.run()
+	require.Equal(t, 5000, s.state.Weights.Of("v2", rollout.Place{Listener: "web"}))
+	served["v1"], served["v2"] = rollout.Traffic{}, rollout.Traffic{}
+	for range 2 {
+		for v := range served {
+			served[v] = served[v].Add(rollout.Traffic{Requests: 100})
+		}
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(served)})
+	}
+	require.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
+	require.NotNil(t, s.state.Judgement)
+	require.LessOrEqual(t, s.state.Judgement.Evidence, 1.)
+}
+
+// What is referred to, at every stage.
+func TestVersions(t *testing.T) {
+	s := newStepper(t)
+	assert.Empty(t, s.state.Versions())
+	s.submit("v1", rollout.AllAtOnce())
+	assert.Equal(t, []string{"v1"}, s.state.Versions())
+	s.run()
+	assert.Equal(t, []string{"v1"}, s.state.Versions())
+	s.submit("v2", rollout.Canary(rollout.Pause()))
+	s.run()
+	assert.Equal(t, []string{"v2", "v1"}, s.state.Versions())
+	s.submit("v3", rollout.Canary(rollout.Pause()))
+	assert.Equal(t, []string{"v3", "v2", "v1"}, s.state.Versions(), "v2 goes back first")
+	s.run()
+	assert.Equal(t, []string{"v3", "v1"}, s.state.Versions())
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	assert.Equal(t, []string{"v3", "v1"}, s.state.Versions(), "it may be retried")
 }

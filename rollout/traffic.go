@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"math"
-	"slices"
 )
 
 // sameSplit is by how much of itself the new version's share of the requests may
@@ -85,35 +84,13 @@ func share(part, whole uint64) float64 {
 type Window struct {
 	Old Traffic `json:"old"`
 	New Traffic `json:"new"`
+
+	// Index counts the windows that were judged together, from 0. It matters
+	// where the first of them were left out; see [Analysis.Judge].
+	Index int `json:"index,omitempty"`
 }
 
 func (w Window) plus(v Window) Window { return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New)} }
-
-// Shorten returns what [Analysis.Judge] needs of windows, oldest first, in at most
-// most windows: neighbours with the same split are added up, those first that
-// have the fewest requests together. Only where no neighbours have the same split
-// is the oldest left out. It changes nothing of what it is given.
-func Shorten(windows []Window, most int) []Window {
-	windows = slices.Clone(windows)
-	for len(windows) > max(most, 0) {
-		fewest, at := uint64(math.MaxUint64), -1
-		for i := range len(windows) - 1 {
-			both := saturating(windows[i].requests(), windows[i+1].requests())
-			if both < fewest && alike(windows[i], windows[i+1]) {
-				fewest, at = both, i
-			}
-		}
-		if at < 0 {
-			windows = windows[1:]
-			continue
-		}
-		windows[at] = windows[at].plus(windows[at+1])
-		windows = slices.Delete(windows, at+1, at+2)
-	}
-	return windows
-}
-
-func (w Window) requests() uint64 { return saturating(w.Old.Requests, w.New.Requests) }
 
 // failures counts requests that failed as bad.
 func failures(w Window) tally {

@@ -12,15 +12,37 @@ func (m *machine) watch() {
 	if !m.fresh || v == nil || s.Plan.Watch == nil || s.Promoted || s.Weights.Most(v.ID) == 0 {
 		return
 	}
-	j := s.Plan.Watch.Judge(s.Window.Old, s.Window.New, s.Windows...)
+	j := s.Plan.Watch.Judge(m.comparable(), s.Window.New, s.Windows...)
 	s.Judgement, s.JudgedBy = &j, "watch"
 	if j.Verdict == Fail {
-		m.apply(s.Plan.Watch.Rule(Fail), j)
+		m.apply(s.Plan.Watch.Rule(Fail), j, PausedByWatch)
 	}
 }
 
-// apply does what the rule says, and reports whether it says to go on.
-func (m *machine) apply(rule Rule, j Judgement) bool {
+// comparable returns the old version's traffic that the new one's can be compared
+// with: none while the new version has another weight at one place than at
+// another, as on the way from one step to the next. A plan that compares does not
+// stay there, but somebody may pause it, or a proxy may be slow.
+func (m *machine) comparable() Traffic {
+	s := &m.s
+	weight := -1
+	for _, split := range s.Weights.Splits {
+		if len(split.Shares) < 2 || s.Plan == nil {
+			continue // it is all its own
+		}
+		w := split.of(s.Plan.Version)
+		if weight >= 0 && w != weight {
+			return Traffic{}
+		}
+		weight = w
+	}
+	return s.Window.Old
+}
+
+// apply does what the rule says, and reports whether it says to go on. A pause
+// is by whoever judged: a step that has its verdict is done when somebody
+// resumes, and one that was only watched is not.
+func (m *machine) apply(rule Rule, j Judgement, by PauseCause) bool {
 	s := &m.s
 	if s.Phase == Paused && rule != ThenRollBack {
 		return false
@@ -34,7 +56,7 @@ func (m *machine) apply(rule Rule, j Judgement) bool {
 	case ThenRollBack:
 		m.rollBack(j.String())
 	case ThenPause:
-		m.pause(PausedByVerdict, j.String())
+		m.pause(by, j.String())
 	default:
 		return true
 	}
@@ -67,7 +89,7 @@ func (m *machine) judge(step Step) bool {
 			return false
 		}
 		onFail, onInconclusive = a.Rule(Fail), a.Rule(Inconclusive)
-		j = a.Judge(s.Window.Old, s.Window.New, s.Windows...)
+		j = a.Judge(m.comparable(), s.Window.New, s.Windows...)
 		s.JudgedBy = string(step.Kind)
 	}
 	s.Judgement = &j
@@ -76,11 +98,11 @@ func (m *machine) judge(step Step) bool {
 		m.event(VerdictGiven, s.Plan.Version, j.String())
 		return true
 	case j.Verdict == Fail:
-		return m.apply(onFail, j)
+		return m.apply(onFail, j, PausedByVerdict)
 	case overdue:
 		j.Reason = fmt.Sprintf("%s, after %v", j.Reason, step.For)
 		m.event(VerdictGiven, s.Plan.Version, fmt.Sprintf("%s; then: %s", j, onInconclusive))
-		return m.apply(onInconclusive, j)
+		return m.apply(onInconclusive, j, PausedByVerdict)
 	}
 	return false
 }

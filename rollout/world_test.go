@@ -15,8 +15,9 @@ import (
 
 const simInterval = time.Second
 
-// A world is what a Runner acts on: proxies, versions, a store, people. Its
-// generation is the life of one process with a Runner.
+// A world is what a Runner acts on: proxies, versions, a store, people. A
+// generation is the life of one process with a Runner; in some worlds the next
+// begins while the last is still there.
 type world struct {
 	rng    *rand.Rand // guarded by mu once a process runs
 	people *rand.Rand // of play
@@ -25,6 +26,8 @@ type world struct {
 	faulty float64   // how often calls fail before that
 	crashy float64   // how often the process dies at a call
 	dies   bool      // versions and proxies end with the process
+	rivals bool      // processes overlap, and calls do not hang
+	mute   bool      // versions have no listeners
 	busy   float64   // how often people do something, each second
 	store  rollout.MemoryStore
 
@@ -34,9 +37,9 @@ type world struct {
 	jumps    int
 
 	mu         sync.Mutex
-	gen        int                // of the process
-	alive      bool               // it is
-	kill       context.CancelFunc // ends it
+	gen        int                        // of the newest process
+	living     map[int]context.CancelFunc // ends those that are there, by generation
+	taken      map[int]time.Time          // when each has stored something first
 	versions   map[string]*simVersion
 	weights    rollout.Weights // in the proxies
 	integrated time.Time       // traffic was counted until then
@@ -50,6 +53,7 @@ type world struct {
 
 	r     *rollout.Runner // of this generation; used by play only
 	ended chan struct{}   // closed when its Run has returned
+	older []chan struct{} // of earlier generations
 }
 
 type simVersion struct {
@@ -66,6 +70,7 @@ type simVersion struct {
 	stopCalled bool                     // in this attempt
 	aborted    bool                     // an Abort was confirmed in this attempt
 	promoted   bool                     // somebody called Promote
+	passed     bool                     // the gate has let it pass in this attempt
 	held       map[string]time.Duration // time at each vector of weights, in this attempt
 	answer     bool                     // the last one to Ready
 	answered   time.Time
@@ -81,6 +86,8 @@ func newWorld(seed uint64) *world {
 		versions: map[string]*simVersion{},
 		plan:     map[string]rollout.Plan{},
 		counts:   map[string]int{},
+		living:   map[int]context.CancelFunc{},
+		taken:    map[int]time.Time{},
 	}
 	w.integrated = w.began
 	w.calm = w.began.Add(time.Duration(w.rng.IntN(400)) * time.Second)
@@ -88,6 +95,8 @@ func newWorld(seed uint64) *world {
 	w.crashy = []float64{0, 0.002, 0.01, 0.05}[w.rng.IntN(4)]
 	w.dies = w.rng.IntN(2) == 0
 	w.busy = 0.1 * float64(w.rng.IntN(2))
+	w.rivals = !w.dies && w.rng.IntN(3) == 0
+	w.mute = w.rng.IntN(10) == 0
 	return w
 }
 
@@ -128,6 +137,9 @@ func (w *world) call(ctx context.Context, gen int, name string, effect func() er
 		kind = []string{"error", "error after", "slow", "hang", "hang, obeys", "hang, then error"}[w.rng.IntN(6)]
 	}
 	delay := time.Duration(w.rng.IntN(20)) * time.Millisecond
+	if w.rivals && kind != "" && kind != "error" {
+		kind = "error after"
+	}
 	switch kind {
 	case "slow":
 		delay = time.Duration(w.rng.IntN(3000)) * time.Millisecond
@@ -155,7 +167,7 @@ func (w *world) call(ctx context.Context, gen int, name string, effect func() er
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.crashPoint(gen, name+" (before)")
-	if !w.alive || w.gen != gen {
+	if !w.alive(gen) {
 		return errSim // a dead process does nothing
 	}
 	if kind == "error" || kind == "hang, then error" {
@@ -163,22 +175,35 @@ func (w *world) call(ctx context.Context, gen int, name string, effect func() er
 	}
 	err := effect()
 	w.crashPoint(gen, name+" (after)")
-	if !w.alive || w.gen != gen || kind == "error after" {
+	if !w.alive(gen) || kind == "error after" {
 		return errSim
 	}
 	return err
 }
 
+func (w *world) alive(gen int) bool { return w.living[gen] != nil }
+
+// late reports whether a call that could harm what a later generation does comes
+// though that has taken over: the Runner must ask the store within the last
+// second, which may take some time.
+func (w *world) late(gen int) bool {
+	for later, at := range w.taken {
+		if later > gen && time.Since(at) > 1100*time.Millisecond {
+			return true
+		}
+	}
+	return false
+}
+
 // crashPoint is where the process may die.
 func (w *world) crashPoint(gen int, name string) {
-	if !w.alive || w.gen != gen {
+	if !w.alive(gen) {
 		return
 	}
 	w.points++
 	if w.points == w.crashAt || w.crashAt == 0 && time.Now().Before(w.calm) && w.rng.Float64() < w.crashy {
 		w.counts["crash"]++
 		w.logf("CRASH at %s", name)
-		w.alive = false
 		w.integrate()
 		if w.dies {
 			for _, v := range w.versions {
@@ -187,25 +212,39 @@ func (w *world) crashPoint(gen int, name string) {
 			}
 			w.weights = rollout.Weights{}
 		}
-		w.kill()
+		w.kill(gen)
 	}
 }
 
-// integrate counts the traffic, and the time that weights were there.
+// kill ends a process.
+func (w *world) kill(gen int) {
+	w.living[gen]()
+	delete(w.living, gen)
+}
+
+// integrate counts the traffic, and the time that weights were there. Each place
+// has as much, but in eu more of it fails, whoever serves it.
 func (w *world) integrate() {
 	now := time.Now()
 	d := now.Sub(w.integrated)
 	w.integrated = now
 	for id, v := range w.versions {
-		share := float64(w.weights.Most(id)) / rollout.Whole
-		n := 200 * share * d.Seconds()
-		v.requests += n
-		if !v.badFrom.IsZero() && now.After(v.badFrom) {
-			v.failures += n * 0.3
+		for _, split := range w.weights.Splits {
+			share := float64(w.weights.Of(id, split.Place)) / rollout.Whole
+			n := 200 * share * d.Seconds() / float64(len(w.weights.Splits))
+			v.requests += n
+			if split.Place.Location == "eu" {
+				v.failures += n * 0.05
+			}
+			if v.bad(now) {
+				v.failures += n * 0.3
+			}
 		}
 		v.held[vector(w.weights, id)] += d
 	}
 }
+
+func (v *simVersion) bad(now time.Time) bool { return !v.badFrom.IsZero() && now.After(v.badFrom) }
 
 // vector writes what the version gets everywhere.
 func vector(w rollout.Weights, id string) string {
@@ -226,11 +265,14 @@ func (p process) Start(ctx context.Context, id string) error {
 	p.w.mu.Lock()
 	v := p.w.version(id)
 	p.w.logf("Start %s", id)
-	if v.stopCalled && p.w.alive && p.w.gen == p.gen {
+	if p.w.alive(p.gen) && p.w.late(p.gen) {
+		p.w.violate("Start of %s by generation %d, which was taken over", id, p.gen)
+	}
+	if v.stopCalled && p.w.alive(p.gen) {
 		if !v.again {
 			p.w.violate("Start of %s after it was stopped", id)
 		}
-		v.again, v.stopCalled, v.aborted = false, false, false
+		v.again, v.stopCalled, v.aborted, v.passed = false, false, false, false
 		v.held = map[string]time.Duration{}
 	}
 	p.w.mu.Unlock()
@@ -261,7 +303,7 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 	w := p.w
 	w.mu.Lock()
 	w.logf("SetWeights %v", weights)
-	if w.alive && w.gen == p.gen {
+	if w.alive(p.gen) {
 		for _, split := range weights.Splits {
 			newest := split.Shares[0]
 			v := w.version(newest.Version)
@@ -310,6 +352,9 @@ func (w *world) checkWeights(weights rollout.Weights) {
 		// there for its time.
 		need := required(p)
 		at := slices.IndexFunc(need, func(n requirement) bool { return n.vector == vector(weights, id) })
+		if at >= 0 && need[at].gated && !v.passed {
+			w.violate("%s goes on to %s, but the gate has not let it pass", id, vector(weights, id))
+		}
 		for i := range max(0, at) {
 			if held := v.held[need[i].vector]; held < need[i].d {
 				w.violate("%s goes on to %s, but had only %v of %v at %s", id, vector(weights, id), held, need[i].d, need[i].vector)
@@ -321,6 +366,7 @@ func (w *world) checkWeights(weights rollout.Weights) {
 type requirement struct {
 	vector string
 	d      time.Duration
+	gated  bool // a gate comes before it
 }
 
 // required returns how long the plan holds each vector of weights, in order.
@@ -332,7 +378,9 @@ func required(p rollout.Plan) []requirement {
 	listeners := slices.Sorted(slices.Values(p.Listeners))
 	current := map[rollout.Place]int{}
 	var need []requirement
+	gated := false
 	for _, s := range p.Steps {
+		gated = gated || s.Kind == rollout.KindGate
 		if s.Kind != rollout.KindSetWeight && s.Kind != rollout.KindPromote && s.Kind != rollout.KindBake {
 			continue
 		}
@@ -351,7 +399,7 @@ func required(p rollout.Plan) []requirement {
 		}
 		v := vector(weights, p.Version)
 		if len(need) == 0 || need[len(need)-1].vector != v {
-			need = append(need, requirement{vector: v})
+			need = append(need, requirement{vector: v, gated: gated})
 		}
 		if s.Kind == rollout.KindBake {
 			need[len(need)-1].d += s.For
@@ -365,7 +413,10 @@ func (p process) Stop(ctx context.Context, id string, drain time.Duration) error
 	w.mu.Lock()
 	w.logf("Stop %s", id)
 	v := w.version(id)
-	if w.alive && w.gen == p.gen {
+	if w.alive(p.gen) {
+		if w.late(p.gen) {
+			w.violate("Stop of %s by generation %d, which was taken over", id, p.gen)
+		}
 		if n := w.weights.Most(id); n > 0 {
 			w.violate("%s is stopped, but has weight %d", id, n)
 		}
@@ -411,9 +462,24 @@ func (p process) Load(ctx context.Context, app string) (value []byte, version ui
 func (p process) CompareAndSwap(ctx context.Context, app string, expected uint64, value []byte) (version uint64, err error) {
 	err = p.w.call(ctx, p.gen, "store", func() error {
 		version, err = p.w.store.CompareAndSwap(context.Background(), app, expected, value)
+		if _, ok := p.w.taken[p.gen]; !ok && err == nil {
+			p.w.taken[p.gen] = time.Now()
+		}
 		return err
 	})
 	return version, err
+}
+
+// gate lets a version pass now and then, and has no opinion otherwise.
+func (p process) gate(ctx context.Context, s rollout.State) (j rollout.Judgement, err error) {
+	err = p.w.call(ctx, p.gen, "gate", func() error {
+		if p.w.rng.IntN(10) == 0 {
+			j.Verdict = rollout.Pass
+			p.w.version(s.Plan.Version).passed = true
+		}
+		return nil
+	})
+	return j, err
 }
 
 // now is the clock of the process, which somebody sets now and then.
@@ -437,14 +503,14 @@ func (w *world) boot() {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.mu.Lock()
 	w.gen++
-	w.alive = true
-	w.kill = cancel
+	w.living[w.gen] = cancel
 	p := process{w, w.gen}
 	w.logf("boot")
 	w.mu.Unlock()
 	r, err := rollout.New(p, rollout.Options{
 		Store:       p,
 		Config:      rollout.Config{Interval: simInterval, StopWithin: 20 * time.Second},
+		Gates:       map[string]rollout.GateFunc{"person": p.gate},
 		CallTimeout: 5 * time.Second, AskTimeout: time.Second,
 	})
 	if err != nil {
@@ -456,5 +522,8 @@ func (w *world) boot() {
 		defer close(ended)
 		r.Run(ctx)
 	}()
+	if w.ended != nil {
+		w.older = append(w.older, w.ended)
+	}
 	w.r, w.ended = r, ended
 }

@@ -93,7 +93,14 @@ func (d *deployment) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	newest := uint64(1<<64 - 1)
 	if r.FormValue("follow") == "false" {
-		newest = d.runner.Status().State.EventSeq
+		ctx, cancel := context.WithTimeout(r.Context(), answerTime/2) // while the client waits
+		defer cancel()
+		recorded, err := d.runner.State(ctx) // others do not come before they are recorded
+		if err != nil {
+			http.Error(w, "the events are not there: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		newest = recorded.EventSeq
 	}
 	if after >= newest {
 		return

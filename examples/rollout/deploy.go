@@ -83,9 +83,13 @@ func deploy(c config) error {
 	if err != nil {
 		return err
 	}
-	key := app.Name + " (versions)"
+	if c.file == "" { // the plan is for the keys n and b
+		if _, err := c.plan.plan("v2", app); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+	}
 	if c.fresh {
-		if err := errors.Join(forget(background, store, app.Name), forget(background, store, key)); err != nil {
+		if err := errors.Join(forget(background, store, app.Name), forget(background, store, versionsKey(app.Name))); err != nil {
 			return err
 		}
 	}
@@ -103,7 +107,7 @@ func deploy(c config) error {
 		return err
 	}
 	defer closeLog()
-	if err := d.assemble(app, store, key, screen, logs); err != nil {
+	if err := d.assemble(app, store, screen, logs); err != nil {
 		return err
 	}
 	socket, err := admin.Listen(c.state, app.Name)
@@ -111,8 +115,8 @@ func deploy(c config) error {
 		return err
 	}
 
-	// Commands are answered to the end. All else ends with ctx, but the versions
-	// and their proxies.
+	// Commands are answered to the end. All else ends with ctx, the rollouts
+	// before, the versions and their proxies in between.
 	control, silence := context.WithCancel(background)
 	var answering sync.WaitGroup
 	defer answering.Wait()
@@ -123,8 +127,14 @@ func deploy(c config) error {
 		}
 	})
 	ctx, end := context.WithCancelCause(background)
-	var running sync.WaitGroup
-	running.Go(func() { end(d.runner.Run(ctx)) })
+	var running, rolling sync.WaitGroup
+	rollouts, endRollouts := context.WithCancel(ctx)
+	defer endRollouts()
+	rolling.Go(func() {
+		if err := d.runner.Run(rollouts); err != nil {
+			end(err)
+		}
+	})
 	running.Go(func() { d.meter.run(ctx) })
 	running.Go(func() { screen.run(ctx) })
 	loading, endLoad := context.WithCancel(ctx)
@@ -132,7 +142,8 @@ func deploy(c config) error {
 	running.Go(func() { d.follow(ctx, loading, before.EventSeq, screen) })
 	if before.Stable == nil {
 		running.Go(func() {
-			if err := d.first(ctx, before, app); err != nil {
+			// When the Runner has stopped, it says why.
+			if err := d.first(ctx, before, app); err != nil && !errors.Is(err, rollout.ErrStopped) {
 				end(err)
 			}
 		})
@@ -147,7 +158,11 @@ func deploy(c config) error {
 	}
 	screen.log("stopping; once more stops at once")
 	endLoad()
-	if !d.close(signals, func() { end(nil); running.Wait() }) {
+	endRollouts()
+	graceful := d.close(signals, &rolling)
+	end(nil)
+	running.Wait()
+	if !graceful {
 		return errKilled
 	}
 	if err = context.Cause(ctx); errors.Is(err, context.Canceled) {
@@ -158,7 +173,7 @@ func deploy(c config) error {
 
 // assemble makes the parts. What they tell goes to the screen, which shows the
 // whole.
-func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, key string, screen *screen, log func(string, *protos.LogEntry)) (err error) {
+func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, screen *screen, log func(string, *protos.LogEntry)) (err error) {
 	background := context.Background()
 	for _, w := range app.Warnings {
 		screen.log("warning: " + w)
@@ -166,7 +181,7 @@ func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, key str
 	if d.file == "" {
 		d.sample = app
 	}
-	if d.versions, err = openVersions(background, filepath.Join(d.state, "binaries"), store, key); err != nil {
+	if d.versions, err = openVersions(background, d.state, app.Name, store); err != nil {
 		return err
 	}
 	d.proxies = &proxies{
@@ -199,19 +214,20 @@ func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, key str
 	return err
 }
 
-// close stops everything gracefully, or at once if a signal comes: the proxies,
-// which finish what is in flight, the rollout, by the given function, and the
-// versions. It reports whether it could be graceful.
-func (d *deployment) close(signals <-chan os.Signal, rollout func()) bool {
+// close stops the proxies, which finish what is in flight, and the versions,
+// gracefully or, if a signal comes, at once. It reports whether it could be
+// graceful. First the rollouts must have ended, which are about to: one that
+// goes on counts time in which nobody listens.
+func (d *deployment) close(signals <-chan os.Signal, rollouts *sync.WaitGroup) bool {
 	ctx, kill := context.WithTimeout(context.Background(), d.plan.Drain+20*time.Second)
 	defer kill()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
+		rollouts.Wait()
 		drain, cancel := context.WithTimeout(ctx, d.plan.Drain)
 		defer cancel()
 		d.proxies.close(drain)
-		rollout()
 		d.deployer.close(ctx)
 	}()
 	select {
@@ -263,7 +279,8 @@ func (d *deployment) submit(ctx context.Context, s submission) error {
 	return d.roll(ctx, s.Version, app, s.Plan)
 }
 
-// roll keeps the version and submits its plan.
+// roll keeps the version, submits its plan and, since that may be refused, only
+// then forgets what is of no use any more.
 func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.App, spec planSpec) error {
 	plan, err := spec.plan(version, app)
 	if err != nil {
@@ -271,13 +288,29 @@ func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.
 	}
 	d.submitting.Lock()
 	defer d.submitting.Unlock()
-	if err := plan.Validate(); err != nil {
-		return err
+	if _, err := d.runner.State(ctx); err != nil { // before, nothing is in use
+		return fmt.Errorf("submit version %s: the state is not there: %w", version, err)
 	}
 	if err := d.versions.add(ctx, version, app, versionsOf(d.runner.Status().State)); err != nil {
 		return err
 	}
-	return d.runner.Submit(ctx, plan)
+	if err := d.runner.Submit(ctx, plan); err != nil {
+		return err
+	}
+	if err := d.versions.forget(ctx, needed(d.runner.Status().State)); err != nil {
+		d.deployer.problem(err.Error())
+	}
+	return nil
+}
+
+// needed returns the versions of [versionsOf], and the one that was rolled back
+// last, which can be tried again.
+func needed(s rollout.State) []string {
+	names := versionsOf(s)
+	if s.Plan != nil {
+		names = append(names, s.Plan.Version)
+	}
+	return names
 }
 
 // versionsOf returns the versions that run, are to run, or may still be running,
@@ -319,24 +352,29 @@ func (d *deployment) next() string {
 }
 
 // follow tells what happens after an event: all of it to the screen, and where
-// the listeners are once the first weights are applied. Then the load begins,
+// a listener is once its traffic is divided. Then the load begins, at the first,
 // until its own context ends.
 func (d *deployment) follow(ctx, loading context.Context, after uint64, screen *screen) {
-	serving := false
+	told := map[string]bool{}
 	var requests sync.WaitGroup
 	defer requests.Wait()
 	for e := range d.runner.Events(ctx, after) {
 		screen.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
-		if serving || e.Kind != rollout.WeightsApplied || d.runner.Status().State.Stable == nil {
+		st := d.runner.Status().State
+		if e.Kind != rollout.WeightsApplied || st.Stable == nil {
 			continue
 		}
-		serving = true
-		listeners, address := d.proxies.addresses()
-		for _, l := range listeners {
-			screen.print(fmt.Sprintf("listener %s http://%s", l, address[l]))
-		}
-		if d.load != nil && len(listeners) > 0 {
-			requests.Go(func() { d.load.run(loading, address[listeners[0]]) })
+		_, address := d.proxies.addresses()
+		for _, s := range st.Weights.Splits { // a later version may have further listeners
+			at := address[s.Listener]
+			if told[s.Listener] {
+				continue
+			}
+			screen.print(fmt.Sprintf("listener %s http://%s", s.Listener, at))
+			if d.load != nil && len(told) == 0 {
+				requests.Go(func() { d.load.run(loading, at) })
+			}
+			told[s.Listener] = true
 		}
 	}
 }

@@ -33,18 +33,6 @@ type deployer struct {
 
 var _ rollout.Deployer = (*deployer)(nil)
 
-// A version is one that is to run.
-type version struct {
-	stopping chan struct{} // closed once it is not to run any more
-	ended    chan struct{} // closed when nothing of it runs
-
-	mu         sync.Mutex // guards the following
-	deployment *envelopekit.Deployment
-	wasReady   bool
-	failed     error  // why it will never be ready
-	restarts   uint64 // those of deployments before this one, and of deployments
-}
-
 // Start implements rollout.Deployer.
 func (d *deployer) Start(_ context.Context, name string) error {
 	if d.find(name) != nil {
@@ -61,9 +49,11 @@ func (d *deployer) Start(_ context.Context, name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.running[name] == nil {
-		v := &version{stopping: make(chan struct{}), ended: make(chan struct{}), deployment: deployment}
+		v := newVersion(deployment)
+		v.again = func() (*envelopekit.Deployment, error) { return d.deployment(name, app) }
+		v.problem = func(text string) { d.problem("version " + name + " " + text) }
 		d.running[name] = v
-		go d.run(name, v, app) // Stop and close wait for it
+		go v.run() // Stop and close wait for it
 	}
 	return nil
 }
@@ -81,45 +71,6 @@ func (d *deployer) deployment(name string, app *envelopekit.App) (*envelopekit.D
 			return pool{p.Proxy().Pool(name), p.Addr()}, nil
 		},
 	})
-}
-
-// run lets the version run until it is stopped. One that ends by itself is
-// started again if it has been ready, and has failed if it has not.
-func (d *deployer) run(name string, v *version, app *envelopekit.App) {
-	defer close(v.ended)
-	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
-		err := v.current().Run(context.Background())
-		select {
-		case <-v.stopping:
-			return
-		default:
-		}
-		if err == nil {
-			err = fmt.Errorf("its main function has returned")
-		}
-		v.mu.Lock()
-		v.restarts += 1 + restarts(v.deployment.Status())
-		if !v.wasReady {
-			v.failed = err
-			v.mu.Unlock()
-			return
-		}
-		v.mu.Unlock()
-		d.problem(fmt.Sprintf("version %s has ended, and is started again in %v: %v", name, wait, err))
-		select {
-		case <-time.After(wait):
-		case <-v.stopping:
-			return
-		}
-		next, err := d.deployment(name, app)
-		if err != nil {
-			d.problem(err.Error()) // it was possible before
-			continue
-		}
-		v.mu.Lock()
-		v.deployment = next
-		v.mu.Unlock()
-	}
 }
 
 // Ready implements rollout.Deployer. A version is ready once all of it serves,
@@ -171,7 +122,9 @@ func (d *deployer) Stop(ctx context.Context, name string, drain time.Duration) e
 	if v == nil {
 		return nil
 	}
-	d.proxies.drain(ctx, name, drain)
+	if err := d.proxies.drain(ctx, name, drain); err != nil {
+		return err // the Runner has ended, and all else is about to
+	}
 	v.stop(ctx)
 	d.proxies.forget(name)
 	d.mu.Lock()
@@ -180,21 +133,6 @@ func (d *deployer) Stop(ctx context.Context, name string, drain time.Duration) e
 		delete(d.running, name)
 	}
 	return nil
-}
-
-// stop stops the version gracefully or, when ctx ends, at once. It returns when
-// that is done.
-func (v *version) stop(ctx context.Context) {
-	v.mu.Lock()
-	select {
-	case <-v.stopping:
-	default:
-		close(v.stopping)
-	}
-	deployment := v.deployment
-	v.mu.Unlock()
-	_ = deployment.Stop(ctx) // its error is that it was not graceful
-	<-v.ended
 }
 
 // Stats implements rollout.Deployer.
@@ -207,22 +145,12 @@ func (d *deployer) Stats(context.Context) (map[string]rollout.Traffic, error) {
 		if v := d.find(name); v != nil {
 			t := all[name]
 			v.mu.Lock()
-			t.Restarts = v.restarts + restarts(v.deployment.Status())
+			t.Restarts = v.restarts
 			v.mu.Unlock()
 			all[name] = t
 		}
 	}
 	return all, nil
-}
-
-// restarts returns how often replicas of the deployment were started again.
-func restarts(st envelopekit.Status) (n uint64) {
-	for _, g := range st.Groups {
-		for _, r := range g.Replicas {
-			n += uint64(r.Restarts)
-		}
-	}
-	return n
 }
 
 // close stops all versions, at once when ctx ends. The Runner has stopped.
@@ -246,12 +174,6 @@ func (d *deployer) names() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Sorted(maps.Keys(d.running))
-}
-
-func (v *version) current() *envelopekit.Deployment {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.deployment
 }
 
 // replicas returns how many replicas of the version serve, and how many should.

@@ -7,15 +7,15 @@
 //	rollout status | why | pause | resume | promote | abort | retry | events [-f] | stop
 //
 // It is an example to copy: this file is the command line, deploy.go puts the
-// kit together, deployer.go starts, stops and weighs versions, proxies.go has
-// the proxies and what they count, versions.go what belongs to a version,
-// plans.go the plans, apps.go the sample; control.go and screen.go are for people.
+// kit together, deployer.go starts, stops and weighs versions, running.go keeps
+// one running, proxies.go has the proxies and what they count, versions.go what
+// belongs to a version, plans.go the plans, apps.go the sample; control.go and
+// screen.go are for people.
 // See README.md.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -136,24 +136,6 @@ func planFlags(flags *flag.FlagSet, s *planSpec) {
 	flags.DurationVar(&s.Bake, "bake", 10*time.Second, "how long to watch after each change of weights")
 	flags.DurationVar(&s.Drain, "drain", 10*time.Second, "how long requests in flight may take when the version is stopped")
 	flags.BoolVar(&s.Sticky, "sticky", false, "keep a session on one version, by a cookie")
-}
-
-// check reads a plan from the file that the flag names.
-func (s *planSpec) check() error {
-	if s.Bake < 0 || s.Drain < 0 {
-		return fmt.Errorf("%w: -bake and -drain must not be negative", errUsage)
-	}
-	if !strings.HasSuffix(s.Name, ".json") {
-		return nil
-	}
-	data, err := os.ReadFile(s.Name)
-	if err == nil {
-		err = json.Unmarshal(data, &s.Custom)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: read plan %s: %w", errUsage, s.Name, err)
-	}
-	return nil
 }
 
 // parse parses flags and refuses more than most arguments, or fewer than least.
@@ -315,11 +297,16 @@ func eventsCommand(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if !*follow {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, answerTime)
+		defer cancel()
+	}
 	err = c.events(ctx, 0, *follow, func(e rollout.Event) bool {
 		fmt.Printf("%4d %s %v\n", e.Seq, e.Time.Local().Format("15:04:05.000"), e)
 		return true
 	})
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil
 	}
 	return err

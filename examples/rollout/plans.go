@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/weaverkit/weaverkit/envelopekit"
@@ -17,7 +20,25 @@ type planSpec struct {
 	Sticky bool
 }
 
-// plan returns the plan for a version of the application.
+// check reads the plan from the file that the flag names, if it does.
+func (s *planSpec) check() error {
+	if s.Bake < 0 || s.Drain < 0 {
+		return fmt.Errorf("%w: -bake and -drain must not be negative", errUsage)
+	}
+	if !strings.HasSuffix(s.Name, ".json") {
+		return nil
+	}
+	data, err := os.ReadFile(s.Name)
+	if err == nil {
+		err = json.Unmarshal(data, &s.Custom)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: read plan %s: %w", errUsage, s.Name, err)
+	}
+	return nil
+}
+
+// plan returns the plan for a version of the application, if that is possible.
 func (s planSpec) plan(version string, app *envelopekit.App) (rollout.Plan, error) {
 	var p rollout.Plan
 	watch := &rollout.Analysis{}
@@ -52,5 +73,5 @@ func (s planSpec) plan(version string, app *envelopekit.App) (rollout.Plan, erro
 	for _, l := range app.Listeners {
 		p.Listeners = append(p.Listeners, l.Name)
 	}
-	return p, nil
+	return p, p.Validate()
 }

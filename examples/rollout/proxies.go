@@ -23,6 +23,19 @@ const (
 	sessionCookie = "weaverkit-session" // of a plan with Sticky
 )
 
+// What takes a version too long is its failure, though the client gives up
+// before the proxy does: a version that accepts requests and never answers must
+// not look as if it had none. So a response must begin within responseTimeout,
+// which is well under the time for which clients usually wait; and a request
+// that its client gave up counts if it had waited for patience. Who gives up
+// earlier has changed its mind, which says nothing about the version. Those whose
+// upload breaks off count, too, but do so for both versions alike. An application
+// with slower responses, or with long polling, needs longer times.
+const (
+	responseTimeout = 10 * time.Second
+	patience        = 3 * time.Second
+)
+
 // proxies are the proxies of all listeners, and what they have counted. A proxy
 // is opened for the first version that has the listener, and stays.
 type proxies struct {
@@ -30,7 +43,8 @@ type proxies struct {
 	opened  func(listener, address string)
 	log     *slog.Logger
 
-	opening sync.Mutex // one listener at a time
+	opening  sync.Mutex     // one listener at a time
+	draining sync.WaitGroup // versions, which close waits for
 
 	mu      sync.Mutex // guards the following
 	all     map[string]*proxy.Frontend
@@ -71,12 +85,13 @@ func (p *proxies) open(app *envelopekit.App, listener string) (*proxy.Frontend, 
 		return nil, fmt.Errorf("%w: change listeners.%s in section [%s]", err, listener, deployerName)
 	}
 	f, err := proxy.Start(l, proxy.Options{
-		HoldTimeout:  10 * time.Second, // as long as it may take to replace a replica
-		DrainTimeout: time.Hour,        // drain and close know better
-		Override:     proxy.ByHeader(versionHeader),
-		Sticky:       proxy.ByIssuedCookie(sessionCookie),
-		Outcome:      p.counter(listener),
-		ErrorLog:     p.log.With("listener", listener),
+		HoldTimeout:     10 * time.Second, // as long as it may take to replace a replica
+		ResponseTimeout: responseTimeout,
+		DrainTimeout:    time.Hour, // drain and close know better
+		Override:        proxy.ByHeader(versionHeader),
+		Sticky:          proxy.ByIssuedCookie(sessionCookie),
+		Outcome:         p.counter(listener),
+		ErrorLog:        p.log.With("listener", listener),
 	})
 	if err != nil {
 		l.Close()
@@ -124,23 +139,36 @@ func (p *proxies) split(w rollout.Weights) error {
 }
 
 // drain removes the version, which has no share any more, and waits until its
-// requests have ended. Those that take longer are ended.
-func (p *proxies) drain(ctx context.Context, version string, longest time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
-	defer cancel()
-	var closing sync.WaitGroup
-	defer closing.Wait()
-	for listener, f := range p.frontends() {
-		closing.Go(func() {
-			if err := f.Proxy().Pool(version).Close(ctx); err != nil {
-				p.log.Warn("requests were ended", "listener", listener, "version", version, "error", err)
-			}
-		})
+// requests have ended. Those that take longer are ended. If ctx ends it does not
+// wait: then close does.
+func (p *proxies) drain(ctx context.Context, version string, longest time.Duration) error {
+	closed := make(chan struct{})
+	p.draining.Go(func() {
+		defer close(closed)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), longest)
+		defer cancel()
+		var closing sync.WaitGroup
+		defer closing.Wait()
+		for listener, f := range p.frontends() {
+			closing.Go(func() {
+				if err := f.Proxy().Pool(version).Close(ctx); err != nil {
+					p.log.Warn("requests were ended", "listener", listener, "version", version, "error", err)
+				}
+			})
+		}
+	})
+	select {
+	case <-closed:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("drain version %s: %w", version, ctx.Err())
 	}
 }
 
-// close closes all proxies, gracefully until ctx ends.
+// close closes all proxies, gracefully until ctx ends. Nobody drains or opens
+// any more.
 func (p *proxies) close(ctx context.Context) {
+	defer p.draining.Wait()
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	for _, f := range p.frontends() {
@@ -163,11 +191,10 @@ func (p *proxies) addresses() (listeners []string, address map[string]string) {
 	return slices.Sorted(maps.Keys(address)), address
 }
 
-// counter returns what counts the requests to a listener. What the client has
-// given up says nothing about the version.
+// counter returns what counts the requests to a listener.
 func (p *proxies) counter(listener string) func(proxy.Outcome) {
 	return func(o proxy.Outcome) {
-		if o.Err == proxy.Canceled {
+		if o.Err == proxy.Canceled && o.Latency < patience {
 			return
 		}
 		at := place{listener, o.Pool}

@@ -124,6 +124,17 @@ func (s *screen) run(ctx context.Context) {
 	}
 	keys, restore := readKeys(ctx)
 	defer restore()
+	// One after the other, since some take their time; q does not wait.
+	pressed := make(chan byte, 8)
+	var pressing sync.WaitGroup
+	defer pressing.Wait()
+	defer close(pressed)
+	pressing.Go(func() {
+		for k := range pressed {
+			s.say("")
+			s.press(ctx, k)
+		}
+	})
 	tick := time.NewTicker(redraw)
 	defer tick.Stop()
 	for {
@@ -138,8 +149,15 @@ func (s *screen) run(ctx context.Context) {
 		select {
 		case <-tick.C:
 		case k := <-keys:
-			s.say("")
-			s.press(ctx, k)
+			if k == 'q' {
+				s.d.ask()
+				continue
+			}
+			select {
+			case pressed <- k:
+			default:
+				s.say("busy: too many keys wait for one another")
+			}
 		case <-ctx.Done():
 			s.setView("\n" + view(s.d.status()) + "\n")
 			s.close()
@@ -182,8 +200,6 @@ func (s *screen) press(ctx context.Context, key byte) {
 		err = d.runner.Abort(ctx, who)
 	case 't':
 		err = d.runner.Retry(ctx)
-	case 'q':
-		d.ask()
 	}
 	if err != nil {
 		s.say(err.Error())

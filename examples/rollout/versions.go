@@ -6,13 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -28,7 +30,7 @@ import (
 // the state directory, since a rollout that goes on after a crash starts them
 // again.
 type versions struct {
-	dir   string // of the binaries
+	dir   string // of the binaries of this application
 	store rollout.Store
 	key   string // in the store
 
@@ -43,23 +45,33 @@ type kept struct {
 	Addresses map[string]string `json:"addresses"` // of listeners: where they were open last
 }
 
-func openVersions(ctx context.Context, dir string, store rollout.Store, key string) (*versions, error) {
+// openVersions reads what is kept, and removes binaries that are not, such as
+// one that was being copied when this program was killed. Nobody else does
+// that now: the store is locked.
+func openVersions(ctx context.Context, state, app string, store rollout.Store) (*versions, error) {
+	v := &versions{
+		dir:   filepath.Join(state, "binaries-"+url.PathEscape(app)),
+		store: store,
+		key:   versionsKey(app),
+	}
 	k := &kept{}
-	value, seq, err := store.Load(ctx, key)
+	value, seq, err := store.Load(ctx, v.key)
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, k)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read which versions there are: %w", err)
 	}
-	v := &versions{dir: dir, store: store, key: key, seq: seq}
+	v.seq = seq
 	v.now.Store(k)
-	return v, nil
+	return v, v.sweep()
 }
 
-// add keeps the application as the given version, and forgets versions and
-// binaries that are not in use. The name of one that is in use cannot be that of
-// another.
+// versionsKey is where the store keeps the versions of an application.
+func versionsKey(app string) string { return app + " (versions)" }
+
+// add keeps the application as the given version. The name of one that is in use
+// cannot be that of another.
 func (v *versions) add(ctx context.Context, name string, app *envelopekit.App, inUse []string) error {
 	binary, err := v.copy(app.Config.Binary)
 	if err != nil {
@@ -77,9 +89,13 @@ func (v *versions) add(ctx context.Context, name string, app *envelopekit.App, i
 		}
 		return nil
 	}
+	return v.change(ctx, func(k *kept) { k.Configs[name] = data })
+}
+
+// forget forgets all versions but those, and their binaries.
+func (v *versions) forget(ctx context.Context, but []string) error {
 	if err := v.change(ctx, func(k *kept) {
-		maps.DeleteFunc(k.Configs, func(other string, _ []byte) bool { return !slices.Contains(inUse, other) })
-		k.Configs[name] = data
+		maps.DeleteFunc(k.Configs, func(name string, _ []byte) bool { return !slices.Contains(but, name) })
 	}); err != nil {
 		return err
 	}
@@ -165,7 +181,7 @@ func (v *versions) copy(binary string) (path string, err error) {
 	return path, os.Rename(out.Name(), path)
 }
 
-// sweep removes binaries that no version needs.
+// sweep removes binaries that no version needs, while none is copied.
 func (v *versions) sweep() error {
 	needed := map[string]bool{}
 	for _, data := range v.now.Load().Configs {
@@ -175,8 +191,11 @@ func (v *versions) sweep() error {
 		}
 	}
 	entries, err := os.ReadDir(v.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	for _, e := range entries {
-		if !needed[e.Name()] && !strings.HasPrefix(e.Name(), "incoming") {
+		if !needed[e.Name()] {
 			os.RemoveAll(filepath.Join(v.dir, e.Name()))
 		}
 	}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/envelopekit"
+	"github.com/weaverkit/weaverkit/rollout"
+)
+
+// What is wrong with a plan is known without a deployer.
+func TestPlan(t *testing.T) {
+	file := func(text string) string {
+		name := filepath.Join(t.TempDir(), "plan.json")
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o600))
+		return name
+	}
+	custom, err := json.Marshal(rollout.AllAtOnce())
+	require.NoError(t, err)
+	good := file(string(custom))
+	for _, tt := range []struct {
+		plan  string
+		bake  time.Duration
+		wrong string // "" if nothing is
+	}{
+		{"canary", time.Second, ""},
+		{"bluegreen", time.Second, ""},
+		{"linear", time.Second, ""},
+		{"all", 0, ""},
+		{"5m", 0, ""},
+		{good, 0, ""},
+		{"canary", 0, "bake"},
+		{"canary", -1, "negative"},
+		{"canarry", time.Second, `plan "canarry" is unknown`},
+		{"-5m", time.Second, "is unknown"},
+		{file("{"), 0, "read plan"},
+		{file("null"), 0, "is unknown"},
+		{file("{}"), 0, "no steps"},
+		{good + ".json", 0, "no such file"},
+	} {
+		spec := planSpec{Name: tt.plan, Bake: tt.bake}
+		err := spec.check()
+		if err == nil {
+			_, err = spec.plan("v2", &envelopekit.App{Listeners: []envelopekit.ListenerInfo{{Name: "shop"}}})
+		}
+		if tt.wrong == "" {
+			assert.NoError(t, err, tt.plan)
+		} else {
+			assert.ErrorContains(t, err, tt.wrong)
+		}
+	}
+}
