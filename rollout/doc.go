@@ -110,7 +110,8 @@
 //     version. The weights wait neither for the new version, nor for calls that
 //     hang, nor, once this Runner has taken over, for the store; the stop waits for
 //     the weights, and for the store. What was aborted does not go forward again
-//     by itself.
+//     by itself. (A call to SetWeights that ignores its context may have its effect
+//     late, but not after the weights of the way back have had theirs.)
 //   - Isolation. Every call has a deadline. One that ignores its context is left
 //     behind, delays nobody, and is counted; there are at most four of them for
 //     one purpose, and Options.MaxHung in all, besides as many that take traffic

@@ -262,7 +262,8 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 			s := r.Status().State
 			w.mu.Lock()
 			if s.Plan.Version == current.Version && s.Attempt > 0 && s.Phase != rollout.Advancing {
-				w.version(current.Version).aborted = true
+				v := w.version(current.Version)
+				v.aborted, v.before = true, v.forward
 			}
 			w.mu.Unlock()
 		}

@@ -39,7 +39,8 @@ type world struct {
 	mu         sync.Mutex
 	gen        int                        // of the newest process
 	living     map[int]context.CancelFunc // ends those that are there, by generation
-	taken      map[int]time.Time          // when each has stored something first
+	owner      int                        // the generation that has stored last
+	lost       map[int]time.Time          // when others took over from those before it
 	versions   map[string]*simVersion
 	weights    rollout.Weights // in the proxies
 	integrated time.Time       // traffic was counted until then
@@ -69,6 +70,8 @@ type simVersion struct {
 	again      bool                     // somebody wants another attempt
 	stopCalled bool                     // in this attempt
 	aborted    bool                     // an Abort was confirmed in this attempt
+	forward    uint64                   // the last revision that was sent and gave it weight
+	before     uint64                   // that of when it was aborted
 	promoted   bool                     // somebody called Promote
 	passed     bool                     // the gate has let it pass in this attempt
 	held       map[string]time.Duration // time at each vector of weights, in this attempt
@@ -87,7 +90,7 @@ func newWorld(seed uint64) *world {
 		plan:     map[string]rollout.Plan{},
 		counts:   map[string]int{},
 		living:   map[int]context.CancelFunc{},
-		taken:    map[int]time.Time{},
+		lost:     map[int]time.Time{},
 	}
 	w.integrated = w.began
 	w.calm = w.began.Add(time.Duration(w.rng.IntN(400)) * time.Second)
@@ -183,16 +186,12 @@ func (w *world) call(ctx context.Context, gen int, name string, effect func() er
 
 func (w *world) alive(gen int) bool { return w.living[gen] != nil }
 
-// late reports whether a call that could harm what a later generation does comes
-// though that has taken over: the Runner must ask the store within the last
-// second, which may take some time.
+// late reports whether a call of that generation, which could harm what another
+// does, comes though that has taken over: the Runner must have asked the store
+// within the last second, which may take some time.
 func (w *world) late(gen int) bool {
-	for later, at := range w.taken {
-		if later > gen && time.Since(at) > 1100*time.Millisecond {
-			return true
-		}
-	}
-	return false
+	at, ok := w.lost[gen]
+	return ok && time.Since(at) > 1100*time.Millisecond
 }
 
 // crashPoint is where the process may die.
@@ -307,6 +306,9 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 		for _, split := range weights.Splits {
 			newest := split.Shares[0]
 			v := w.version(newest.Version)
+			if newest.Weight > 0 {
+				v.forward = max(v.forward, weights.Revision)
+			}
 			if len(split.Shares) > 1 && newest.Weight > 0 && !v.answer && v.answerGen == p.gen && time.Since(v.answered) > 500*time.Millisecond {
 				w.violate("weight for %s, which said that it is not ready", newest.Version)
 			}
@@ -341,7 +343,7 @@ func (w *world) checkWeights(weights rollout.Weights) {
 		if is > 0 && (v.stopCalled || !v.running && !(v.crashed && is == rollout.Whole)) {
 			w.violate("%s has weight %d, but runs: %v, is to be stopped: %v", id, is, v.running, v.stopCalled)
 		}
-		if is > was && v.aborted {
+		if is > was && v.aborted && weights.Revision > v.before {
 			w.violate("%s was aborted, and goes forward from %d to %d", id, was, is)
 		}
 		p, ok := w.plan[id]
@@ -462,8 +464,10 @@ func (p process) Load(ctx context.Context, app string) (value []byte, version ui
 func (p process) CompareAndSwap(ctx context.Context, app string, expected uint64, value []byte) (version uint64, err error) {
 	err = p.w.call(ctx, p.gen, "store", func() error {
 		version, err = p.w.store.CompareAndSwap(context.Background(), app, expected, value)
-		if _, ok := p.w.taken[p.gen]; !ok && err == nil {
-			p.w.taken[p.gen] = time.Now()
+		if err == nil && p.w.owner != p.gen {
+			p.w.lost[p.w.owner] = time.Now()
+			p.w.owner = p.gen
+			delete(p.w.lost, p.gen)
 		}
 		return err
 	})
