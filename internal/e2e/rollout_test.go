@@ -82,6 +82,12 @@ func (h *home) shopVersion(t *testing.T, version string, errors int) string {
 // submit submits a version with a plan of the given steps, which is watched.
 func (r *rolling) submit(t *testing.T, version string, errors int, steps ...rollout.Step) {
 	t.Helper()
+	r.submitFile(t, version, r.shopVersion(t, version, errors), steps...)
+}
+
+// submitFile does so with a version of any application.
+func (r *rolling) submitFile(t *testing.T, version, config string, steps ...rollout.Step) {
+	t.Helper()
 	plan := rollout.Canary(steps...)
 	plan.Watch = &rollout.Analysis{}
 	data, err := json.Marshal(plan)
@@ -92,7 +98,7 @@ func (r *rolling) submit(t *testing.T, version string, errors int, steps ...roll
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.does(t, "submit", "-plan", file, version, r.shopVersion(t, version, errors))
+	r.does(t, "submit", "-plan", file, version, config)
 }
 
 // command runs another command of rollout.
@@ -232,6 +238,12 @@ type answer struct {
 
 // load sends requests, of several connections, at a rate.
 func (r *rolling) load(t *testing.T, rate int) *answers {
+	t.Helper()
+	return r.loadOf(t, rate, patience)
+}
+
+// loadOf is the load of clients that give up after some time.
+func (r *rolling) loadOf(t *testing.T, rate int, patience time.Duration) *answers {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	a := &answers{cancel: cancel}
@@ -426,6 +438,27 @@ func TestRolloutOfABadVersion(t *testing.T) {
 	}
 	if n := tally(window); n["v2"]*3 > len(window) {
 		t.Errorf("v2 had more than its share: %v", n)
+	}
+	r.stops(t)
+}
+
+// TestRolloutOfASilentVersion submits one that accepts requests and does not
+// answer. Clients that give up before the proxy does show that, too.
+func TestRolloutOfASilentVersion(t *testing.T) {
+	full(t)
+	t.Parallel()
+	h := newHome(t)
+	r := &rolling{state: filepath.Join(h.dir, "state")}
+	r.deployer = h.start(t, program(t, "rollout"), "deploy", "-state", r.state, h.misfit(t, ""))
+	r.address = r.listening(t, "misfit")
+	eventually(t, "v1 is rolled out", func() bool { return r.status(t).State.Phase == rollout.Succeeded })
+	l := r.loadOf(t, 50, 4*time.Second)
+	r.submitFile(t, "v2", h.misfit(t, "never answer"), rollout.SetWeight(20), rollout.Bake(time.Hour))
+	if s := r.reaches(t, "v2", rollout.RolledBack); !strings.HasPrefix(s.Reason, "fail: ") {
+		t.Errorf("it went back for another reason: %s", s.Reason)
+	}
+	if failed := failedOf(l.stop()); len(failed) == 0 {
+		t.Error("it has answered")
 	}
 	r.stops(t)
 }

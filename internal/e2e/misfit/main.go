@@ -27,6 +27,7 @@ const (
 	blockStop   = "block stop"    // Shutdown of the helper does not return
 	failMain    = "fail main"     // the main function returns an error
 	endMain     = "end main"      // the main function returns
+	neverAnswer = "never answer"  // requests are accepted, and that is all
 	shout       = "shout"         // a line of 20 MB, then many short ones
 )
 
@@ -104,6 +105,10 @@ func serve(_ context.Context, a *app) error {
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/end" { // the main function returns
 			go server.Shutdown(context.Background())
+			return
+		}
+		if misfit == neverAnswer {
+			<-r.Context().Done()
 			return
 		}
 		pid, err := a.helper.Get().Ping(r.Context())
