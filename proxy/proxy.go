@@ -178,6 +178,12 @@ func (p *Proxy) Close() {
 	for _, pool := range *p.pools.Load() {
 		_ = pool.Close(p.ended) // its error is that it did not wait
 	}
+	p.mu.Lock()
+	closing := slices.Clone(p.closing) // others that somebody else waits for, or gave up
+	p.mu.Unlock()
+	for _, pool := range closing {
+		pool.end()
+	}
 	p.mirrors.wait()
 	p.slow.close()
 }
