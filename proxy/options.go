@@ -119,8 +119,8 @@ type Options struct {
 
 	// ErrorLog is told, as warnings, why requests failed by the proxy's or a
 	// backend's doing or were refused, and, as information, what failed but may
-	// be tried elsewhere; at most ten times a second; the rest is counted. Nil
-	// means nobody.
+	// be tried elsewhere; at most ten times a second of each; the rest is
+	// counted. Nil means nobody.
 	ErrorLog *slog.Logger
 
 	// AccessLog is told of requests once they have ended. Nil means nobody.

@@ -32,7 +32,8 @@ type Proxy struct {
 
 	noPick   atomic.Uint64 // requests that found no backend
 	refused  atomic.Uint64 // by the screen
-	problems logLimit
+	warnings logLimit
+	notices  logLimit
 	mirrors  mirrorStats
 
 	ended context.Context // by Close
