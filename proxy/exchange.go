@@ -45,11 +45,16 @@ func (x *exchange) try(b *backend, now instant) {
 
 // answer notes the head of a response.
 func (x *exchange) answer(now instant, status int) {
+	x.connected(now)
+	x.status = status
+	x.b.statuses[status/100].Add(1)
+}
+
+// connected is answer for what has no status: a connection that is passed on.
+func (x *exchange) connected(now instant) {
 	x.took = time.Duration(now - x.began)
 	x.answered = true
-	x.status = status
 	x.b.answer(now, x.took)
-	x.b.statuses[status/100].Add(1)
 }
 
 // finish ends the attempt: the backend has said all.

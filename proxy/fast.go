@@ -446,7 +446,7 @@ func (c *conn) key(k Key) []byte {
 			}
 		}
 	case clientAddr:
-		return c.client().AppendTo(nil)
+		return clientKey(c.client())
 	}
 	return nil
 }

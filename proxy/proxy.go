@@ -292,13 +292,16 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 // mayRetry reports whether a request that failed is to be tried elsewhere: it
 // was not sent, or sending it twice does no harm.
 func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
-	r.tried = append(r.tried, b)
+	r.failed(b)
 	if !sent {
 		return true // next bounds them by time
 	}
 	r.sent++
 	return idempotent && r.sent < p.opts.MaxAttempts && p.budget.retry(p.now())
 }
+
+// failed notes a backend that is not to be chosen again while there are others.
+func (r *route) failed(b *backend) { r.tried = append(r.tried, b) }
 
 // An Outcome is how a request to a backend ended.
 type Outcome struct {
