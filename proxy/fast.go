@@ -49,7 +49,7 @@ type conn struct {
 	interrupted atomic.Bool // deadlines of sock have been set, and perhaps those of backend
 	wasNudged   bool
 
-	slot int // in server.conns
+	slot int // in server.conns; guarded by server.mu
 
 	// Of the lot, where connections rest without a goroutine.
 	fd       int32
@@ -154,13 +154,14 @@ func (c *conn) onReadable(fd uintptr) bool {
 			}
 			c.rest()
 			switch {
-			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
+			case c.server.lot == nil:
+				return false
+			case c.server.warm.Add(1) <= warmConns:
 				c.warm = true
 				return false
-			default:
-				c.server.warm.Add(-1)
-				c.next = park
 			}
+			c.server.warm.Add(-1)
+			c.next = park
 			return true
 		case err != nil:
 			c.next = hangUp
@@ -178,6 +179,12 @@ func (c *conn) onReadable(fd uintptr) bool {
 func (c *conn) readLoop() action {
 	var first [1]byte
 	for {
+		if c.w != nil && c.w.r == c.w.n {
+			c.rest()
+			if c.server.closing.Load() {
+				return hangUp
+			}
+		}
 		into := first[:]
 		if c.w != nil {
 			into = c.w.buf[c.w.n:]
@@ -193,12 +200,6 @@ func (c *conn) readLoop() action {
 		c.w.n += n
 		if next := c.advance(); next != readMore {
 			return next
-		}
-		if c.w.r == c.w.n {
-			c.rest()
-			if c.server.closing.Load() {
-				return hangUp
-			}
 		}
 	}
 }
@@ -221,6 +222,9 @@ func (c *conn) advance() action {
 			}
 			c.tick()
 			c.expect(opts.HeaderTimeout)
+			if c.interrupted.Load() {
+				return hangUp // it had rested for too long: see strike
+			}
 		}
 		switch parseRequest(w.buf[w.r:w.n], &w.req) {
 		case unusual:
