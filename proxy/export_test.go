@@ -1,6 +1,9 @@
 package proxy
 
-import "time"
+import (
+	"net"
+	"time"
+)
 
 // What tests of behaviour need to see from inside.
 
@@ -103,4 +106,18 @@ func ParseTraceparent(s string) (id [16]byte, parent [8]byte, flags byte, ok boo
 func NewParser() func(head []byte) bool {
 	var h requestHead
 	return func(head []byte) bool { return parseRequest(head, &h) == complete }
+}
+
+// Strike is what the reaper does to a connection with a deadline that has
+// passed, if that is now another one, or the connection is not the fast path's
+// any more. It reports whether it interrupts the connection.
+func Strike(sock net.Conn, passed, now int64, handed bool) bool {
+	s := &server{}
+	c := &conn{server: s, sock: sock}
+	if handed {
+		c.slot = unlisted
+	}
+	c.deadline.Store(now)
+	s.strike(suspect{c, &c.deadline, passed})
+	return c.interrupted.Load()
 }

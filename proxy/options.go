@@ -42,8 +42,9 @@ type Options struct {
 	DialTimeout time.Duration
 
 	// ResponseTimeout is how long a backend may take from the request to the
-	// head of its response. It does not apply to gRPC. Zero means 60 s;
-	// negative means for ever.
+	// head of its response, and how long it may then be silent within a body
+	// whose length it has announced; one that it has not may rest. It does not
+	// apply to gRPC. Zero means 60 s; negative means for ever.
 	ResponseTimeout time.Duration
 
 	// RequestTimeout is how long a request may take as a whole, retries and
