@@ -55,6 +55,7 @@ type Picked struct {
 	Addr string
 	Open bool // all are avoided
 	b    *backend
+	at   instant
 }
 
 // Pick reserves a backend, for what has a key if that is not empty. ok is false
@@ -68,7 +69,7 @@ func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picke
 	if got == nil {
 		return Picked{}, false
 	}
-	return Picked{got.addr, open, got}, true
+	return Picked{got.addr, open, got, instant(now)}, true
 }
 
 // Answer ends a request well.
@@ -79,7 +80,14 @@ func (k Picked) Answer(now, took time.Duration) {
 
 // Fail ends a request badly.
 func (k Picked) Fail(now time.Duration) {
-	k.b.fail(instant(now), Broken)
+	k.b.unanswered(Broken)
+	k.b.fail(k.at, instant(now))
+	k.b.release(false)
+}
+
+// Cancel ends a request that says nothing about the backend.
+func (k Picked) Cancel(now time.Duration) {
+	k.b.unanswered(Canceled)
 	k.b.release(false)
 }
 

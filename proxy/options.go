@@ -95,8 +95,9 @@ type Options struct {
 	// means 256.
 	MaxIdleConns int
 
-	// MaxAttempts is to how many backends a request may be sent. Those that
-	// could not be reached do not count. Zero means 3.
+	// MaxAttempts is how often a request may be sent. Each time it is to
+	// another backend, as long as there is one. Those that could not be reached
+	// do not count. Zero means 3.
 	MaxAttempts int
 
 	// RetryBudget bounds the retries of requests that a backend may have seen:

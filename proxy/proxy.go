@@ -206,9 +206,12 @@ type route struct {
 	key    uint64 // for Hash
 	hashed bool
 	tried  []*backend
-	sent   int     // attempts that a backend may have seen
-	held   instant // until when it may wait for a backend; 0 if it did not wait yet
-	limit  instant // of the request as a whole; 0 if there is none
+	spare  *backend // of tried: but it is better than one that is avoided
+	sent   int      // attempts that a backend may have seen
+	held   instant  // until when it may wait for a backend; 0 if it did not wait yet
+	limit  instant  // of the request as a whole; 0 if there is none
+
+	left *atomic.Bool // the client is gone; nil if the context tells
 }
 
 // choose chooses the pool of a request that has a sticky key, if not nil, and
@@ -246,12 +249,21 @@ func (p *Proxy) follow(r *route) {
 
 // next reserves a backend for the request, and waits for one if there is none
 // that was not tried before. It is told the time, and tells it. The error is
-// errNoBackend or that of ctx.
+// errNoBackend, errClientGone or that of ctx.
 func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
 	var change <-chan struct{}
 	for {
 		p.follow(r)
-		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
+		b, open := r.pool.pick(now, r.key, r.hashed, r.tried)
+		if r.spare != nil && (b == nil || open) {
+			if b != nil {
+				b.unreserve()
+			}
+			r.tried = slices.DeleteFunc(r.tried, func(b *backend) bool { return b == r.spare })
+			r.spare = nil
+			continue
+		}
+		if b != nil {
 			if open {
 				b.open.Add(1)
 			}
@@ -286,6 +298,9 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 		again.Stop()
 		change = nil
 		now = p.now()
+		if r.left != nil && r.left.Load() {
+			return nil, now, errClientGone
+		}
 	}
 }
 
