@@ -27,7 +27,8 @@ type backend struct {
 	answered atomic.Int64 // instant: when it last answered, or began to owe an answer
 	latency  average
 
-	failures atomic.Int64 // in a row
+	failures atomic.Int64 // in a row, of which each began after the one before
+	failed   atomic.Int64 // instant of the last of those
 	avoid    atomic.Int64 // instant until which it is avoided, if there are failures
 
 	counters
@@ -76,6 +77,12 @@ func (b *backend) reserve(now instant) bool {
 	return true
 }
 
+// unreserve undoes reserve.
+func (b *backend) unreserve() {
+	b.waiting.Add(-1)
+	b.release(false)
+}
+
 // answer notes that the response has begun.
 func (b *backend) answer(now instant, took time.Duration) {
 	b.waiting.Add(-1)
@@ -87,14 +94,23 @@ func (b *backend) answer(now instant, took time.Duration) {
 	}
 }
 
-// fail notes that there was no response.
-func (b *backend) fail(now instant, kind ErrorKind) {
+// unanswered notes that there was no response.
+func (b *backend) unanswered(kind ErrorKind) {
 	b.waiting.Add(-1)
 	b.errors[kind].Add(1)
-	if kind == Canceled {
-		return
+}
+
+// fail has the backend avoided, since what began then had no response: for
+// twice as long as the last time, unless that was the same failure, of requests
+// that were in flight together.
+func (b *backend) fail(began, now instant) {
+	last := b.failed.Load()
+	if int64(began) >= last && b.failed.CompareAndSwap(last, int64(now)) {
+		b.failures.Add(1)
+	} else {
+		b.failures.CompareAndSwap(0, 1)
 	}
-	n := b.failures.Add(1)
+	n := max(b.failures.Load(), 1)
 	b.avoid.Store(int64(now + instant(min(avoidTime<<min(n-1, 16), maxAvoidTime))))
 	b.conns.closeAll() // they lead to what has just failed
 }

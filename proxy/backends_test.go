@@ -30,6 +30,7 @@ type badBackend struct {
 	reason string          // in the log
 	lax    int             // the status if net/http, for once, sees it otherwise
 	laxly  proxy.ErrorKind // how it is counted then
+	first  bool            // its first chunk is bad, which the fast path sees in time to say so
 	method string          // GET if it is empty
 }
 
@@ -117,10 +118,10 @@ func badBackends() []badBackend {
 		{name: "HEAD with chunks, later", late: true, do: inTwo("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nevil\r\n0\r\n\r\n"), status: 200, method: "HEAD"},
 
 		// Chunks.
-		{name: "a chunk of garbage", do: keeps("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhallo\r\n"), kind: proxy.BadResponse},
+		{name: "a chunk of garbage", first: true, do: keeps("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhallo\r\n"), kind: proxy.BadResponse},
 		{name: "a second chunk of garbage", do: inTwo("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhallo\r\n", "xyz\r\n"), kind: proxy.BadResponse},
-		{name: "a chunk that is too long", do: keeps("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhallo\r\n0\r\n\r\n"), kind: proxy.BadResponse},
-		{name: "a chunk that overflows", do: keeps("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nhallo"), kind: proxy.BadResponse},
+		{name: "a chunk that is too long", first: true, do: keeps("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhallo\r\n0\r\n\r\n"), kind: proxy.BadResponse},
+		{name: "a chunk that overflows", first: true, do: keeps("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nhallo"), kind: proxy.BadResponse},
 		{name: "chunks without end", do: says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhallo\r\n"), kind: proxy.Broken, reason: "EOF"},
 		{name: "chunks without the last line", do: says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhallo\r\n0\r\n"), kind: proxy.Broken, reason: "EOF"},
 		{name: "chunks that are reset", do: resets("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhallo\r\n"), kind: proxy.Broken, reason: "reset"},
@@ -172,6 +173,9 @@ func testBadBackend(t *testing.T, bad badBackend, slow bool) {
 	fields := "Host: h\r\n"
 	if slow && bad.lax != 0 {
 		bad.status, bad.kind = bad.lax, bad.laxly
+	}
+	if !slow && bad.first {
+		bad.status, bad.reason = 502, "malformed"
 	}
 	if slow {
 		fields += "TE: trailers\r\n"

@@ -16,6 +16,7 @@ type exchange struct {
 	// The attempt that is under way.
 	b        *backend // nil between attempts
 	began    instant
+	kept     bool // it is on a connection that was kept, of which nothing has come yet
 	took     time.Duration
 	answered bool
 	upgraded bool
@@ -32,7 +33,7 @@ type exchange struct {
 
 // try begins an attempt on a backend that next has reserved.
 func (x *exchange) try(b *backend, now instant) {
-	x.b, x.began, x.took, x.answered, x.upgraded = b, now, 0, false, false
+	x.b, x.began, x.kept, x.took, x.answered, x.upgraded = b, now, false, 0, false, false
 	x.attempts++
 	x.last = b.addr
 	b.requests.Add(1)
@@ -45,11 +46,16 @@ func (x *exchange) try(b *backend, now instant) {
 
 // answer notes the head of a response.
 func (x *exchange) answer(now instant, status int) {
+	x.connected(now)
+	x.status = status
+	x.b.statuses[status/100].Add(1)
+}
+
+// connected is answer for what has no status: a connection that is passed on.
+func (x *exchange) connected(now instant) {
 	x.took = time.Duration(now - x.began)
 	x.answered = true
-	x.status = status
 	x.b.answer(now, x.took)
-	x.b.statuses[status/100].Add(1)
 }
 
 // finish ends the attempt: the backend has said all.
@@ -62,7 +68,14 @@ func (x *exchange) lose(now instant, kind ErrorKind, err error) {
 		x.b.errors[kind].Add(1)
 	} else {
 		x.took = time.Duration(now - x.began)
-		x.b.fail(now, kind)
+		x.b.unanswered(kind)
+		switch {
+		case kind == Canceled:
+		case kind == Broken && x.kept:
+			x.route.spare = x.b // it may have ended no more than a connection that was idle for long
+		default:
+			x.b.fail(x.began, now)
+		}
 	}
 	if kind != Canceled {
 		// It may be tried elsewhere: refused says what failed in the end.

@@ -1,6 +1,9 @@
 package proxy
 
-import "time"
+import (
+	"net"
+	"time"
+)
 
 // What tests of behaviour need to see from inside.
 
@@ -52,6 +55,7 @@ type Picked struct {
 	Addr string
 	Open bool // all are avoided
 	b    *backend
+	at   instant
 }
 
 // Pick reserves a backend, for what has a key if that is not empty. ok is false
@@ -65,7 +69,7 @@ func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picke
 	if got == nil {
 		return Picked{}, false
 	}
-	return Picked{got.addr, open, got}, true
+	return Picked{got.addr, open, got, instant(now)}, true
 }
 
 // Answer ends a request well.
@@ -76,7 +80,14 @@ func (k Picked) Answer(now, took time.Duration) {
 
 // Fail ends a request badly.
 func (k Picked) Fail(now time.Duration) {
-	k.b.fail(instant(now), Broken)
+	k.b.unanswered(Broken)
+	k.b.fail(k.at, instant(now))
+	k.b.release(false)
+}
+
+// Cancel ends a request that says nothing about the backend.
+func (k Picked) Cancel(now time.Duration) {
+	k.b.unanswered(Canceled)
 	k.b.release(false)
 }
 
@@ -103,4 +114,18 @@ func ParseTraceparent(s string) (id [16]byte, parent [8]byte, flags byte, ok boo
 func NewParser() func(head []byte) bool {
 	var h requestHead
 	return func(head []byte) bool { return parseRequest(head, &h) == complete }
+}
+
+// Strike is what the reaper does to a connection with a deadline that has
+// passed, if that is now another one, or the connection is not the fast path's
+// any more. It reports whether it interrupts the connection.
+func Strike(sock net.Conn, passed, now int64, handed bool) bool {
+	s := &server{}
+	c := &conn{server: s, sock: sock}
+	if handed {
+		c.slot = unlisted
+	}
+	c.deadline.Store(now)
+	s.strike(suspect{c, &c.deadline, passed})
+	return c.interrupted.Load()
 }

@@ -49,7 +49,7 @@ type conn struct {
 	interrupted atomic.Bool // deadlines of sock have been set, and perhaps those of backend
 	wasNudged   bool
 
-	slot int // in server.conns
+	slot int // in server.conns; guarded by server.mu
 
 	// Of the lot, where connections rest without a goroutine.
 	fd       int32
@@ -154,13 +154,14 @@ func (c *conn) onReadable(fd uintptr) bool {
 			}
 			c.rest()
 			switch {
-			case c.server.lot == nil || c.server.warm.Add(1) <= warmConns:
+			case c.server.lot == nil:
+				return false
+			case c.server.warm.Add(1) <= warmConns:
 				c.warm = true
 				return false
-			default:
-				c.server.warm.Add(-1)
-				c.next = park
 			}
+			c.server.warm.Add(-1)
+			c.next = park
 			return true
 		case err != nil:
 			c.next = hangUp
@@ -178,6 +179,12 @@ func (c *conn) onReadable(fd uintptr) bool {
 func (c *conn) readLoop() action {
 	var first [1]byte
 	for {
+		if c.w != nil && c.w.r == c.w.n {
+			c.rest()
+			if c.server.closing.Load() {
+				return hangUp
+			}
+		}
 		into := first[:]
 		if c.w != nil {
 			into = c.w.buf[c.w.n:]
@@ -193,12 +200,6 @@ func (c *conn) readLoop() action {
 		c.w.n += n
 		if next := c.advance(); next != readMore {
 			return next
-		}
-		if c.w.r == c.w.n {
-			c.rest()
-			if c.server.closing.Load() {
-				return hangUp
-			}
 		}
 	}
 }
@@ -221,6 +222,9 @@ func (c *conn) advance() action {
 			}
 			c.tick()
 			c.expect(opts.HeaderTimeout)
+			if c.interrupted.Load() {
+				return hangUp // it had rested for too long: see strike
+			}
 		}
 		switch parseRequest(w.buf[w.r:w.n], &w.req) {
 		case unusual:
@@ -303,7 +307,7 @@ func (c *conn) begin(buffered int) {
 	p := c.server.proxy
 	c.used = true
 	x := &w.x
-	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0]}}
+	*x = exchange{p: p, start: c.clock, route: route{tried: x.route.tried[:0], left: &c.left}}
 	stick := p.sticky()
 	sticky := c.key(stick)
 	if sticky == nil && stick.kind == issuedCookie {
@@ -336,36 +340,41 @@ func (c *conn) request() action {
 	if m := x.p.mirrored(x.route.pool); m != nil {
 		m.send(w.out)
 	}
-	next := c.attempts()
+	next := c.attempts(0)
 	c.conclude()
 	return next
 }
 
-// attempts tries to have the request answered.
-func (c *conn) attempts() action {
+// attempts has the request answered by one backend after the other, until one
+// does. left is how much of the body is not in the buffer; if there is any, the
+// request can be tried elsewhere only for as long as nothing was sent.
+func (c *conn) attempts(left int64) action {
 	w := c.w
 	x := &w.x
 	for {
-		c.expect(0) // that has a limit of its own
+		c.expect(0) // next has a limit of its own
+		c.waiting.Store(int64(c.clock))
 		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
 		c.clock = now
 		if err != nil {
-			return c.refuse(NoError, err)
+			return c.refuse(NoError, err, left > 0)
 		}
 		x.try(b, now)
-		bc, n, sent, err := c.roundTrip(now)
-		if sent {
+		bc, n, sent, err := c.send(left == 0)
+		if sent && left == 0 {
 			b.bytesIn.Add(uint64(w.req.length))
 		}
 		var kind ErrorKind
-		if err == nil {
-			n, kind, err = c.readHead(bc, n)
-			if err == nil {
+		switch {
+		case err != nil:
+			kind = c.kindOf(bc, err)
+		case left > 0:
+			return c.passBody(bc, left)
+		default:
+			x.kept = false // it was good
+			if n, kind, err = c.readHead(bc, n); err == nil {
 				return c.respond(bc, n, false)
 			}
-			sent = true
-		} else {
-			kind = c.kindOf(bc, err)
 		}
 		if bc != nil {
 			bc.close()
@@ -376,37 +385,59 @@ func (c *conn) attempts() action {
 		if kind == Canceled {
 			return hangUp
 		}
-		if !x.p.mayRetry(&x.route, b, sent, w.req.idempotent && (kind == Broken || kind == DialFailed)) {
-			return c.refuse(kind, err)
+		if !x.p.mayRetry(&x.route, b, sent, w.req.idempotent && left == 0 && kind == Broken) {
+			return c.refuse(kind, err, left > 0)
 		}
 	}
 }
 
-// roundTrip sends the request to the backend of the attempt, and reads what
-// comes first. If there is an error the connection, if any, is to be closed.
-func (c *conn) roundTrip(now instant) (bc *backendConn, n int, sent bool, err error) {
+// send sends what there is of the request to the backend of the attempt and, if
+// that is all of it, reads what comes first. sent is whether the backend may
+// have seen any of it. If there is an error the connection, if any, is to be
+// closed.
+func (c *conn) send(whole bool) (bc *backendConn, n int, sent bool, err error) {
 	w := c.w
-	b := w.x.b
-	bc = b.conns.get()
-	c.clock = now
-	for reused := bc != nil; ; reused = false {
-		if bc == nil {
-			c.expect(0) // dialing has a timeout of its own
-			if bc, err = b.dial(b.ctx); err != nil {
-				return nil, 0, false, err
-			}
+	x := &w.x
+	// What is sent again gets a new connection, so that this happens to it once.
+	for x.kept = x.route.sent == 0; ; {
+		if bc, err = c.connect(); err != nil {
+			return nil, 0, false, err
 		}
-		c.backend.Store(bc)
-		c.waiting.Store(int64(now))
-		c.expect(w.x.p.opts.ResponseTimeout)
-		n, sent, err = bc.roundTrip(w.out, w.resp[:])
-		if err == nil || !reused || sent && !w.req.idempotent || errorKind(err) != Broken {
+		c.expect(x.p.opts.ResponseTimeout)
+		if whole {
+			n, sent, err = bc.roundTrip(w.out, w.resp[:])
+		} else {
+			n, err = bc.conn.Write(w.out)
+			sent = n > 0
+		}
+		if err == nil || sent || !x.kept || errorKind(err) != Broken {
 			return bc, n, sent, err
 		}
-		// The backend closed the connection while the request was on its way.
-		bc.close()
-		bc = nil
+		bc.close() // as the backend had done before
+		c.backend.Store(nil)
+		x.kept = false
 	}
+}
+
+// connect gives the attempt a connection: one that is kept, if x.kept says so
+// and there is one, or else a new one, and then x.kept is false.
+func (c *conn) connect() (bc *backendConn, err error) {
+	x := &c.w.x
+	if x.kept {
+		bc = x.b.conns.get()
+	}
+	if x.kept = bc != nil; bc == nil {
+		c.expect(0) // dialing has a timeout of its own
+		if bc, err = x.b.dial(x.b.ctx); err != nil {
+			return nil, err
+		}
+		if c.left.Load() { // meanwhile
+			bc.close()
+			return nil, errClientGone
+		}
+	}
+	c.backend.Store(bc)
+	return bc, nil
 }
 
 // kindOf says what an error of the attempt means.
@@ -446,7 +477,7 @@ func (c *conn) key(k Key) []byte {
 			}
 		}
 	case clientAddr:
-		return c.client().AppendTo(nil)
+		return clientKey(c.client())
 	}
 	return nil
 }
@@ -460,17 +491,19 @@ func (c *conn) client() netip.Addr {
 	return c.server.proxy.client(c.peer, string(w.req.join(w.buf[w.r:], forwardedForField, nil)))
 }
 
-// refuse answers in place of a backend.
-func (c *conn) refuse(kind ErrorKind, err error) action {
+// refuse answers in place of a backend. If the body has not been read whole the
+// connection ends then.
+func (c *conn) refuse(kind ErrorKind, err error, unread bool) action {
 	x := &c.w.x
-	if c.server.ctx.Err() != nil {
+	c.waiting.Store(0)
+	if c.server.ctx.Err() != nil || c.left.Load() {
 		return hangUp
 	}
 	status, text := x.refusal(kind, err)
 	x.refused(err)
 	x.status = status
 	c.limit = 0 // there is time to say so
-	closing := c.closing()
+	closing := c.closing() || unread
 	if c.interrupted.Load() {
 		// The time limit was that of the backend. The client is told, and the
 		// connection is not used further: the limit may strike once more.
@@ -489,7 +522,11 @@ func (c *conn) refuse(kind ErrorKind, err error) action {
 		h = append(append(h, text...), '\n')
 	}
 	c.w.head = h
-	if !c.write(h) || closing {
+	good := c.write(h)
+	if unread {
+		c.linger()
+	}
+	if !good || closing {
 		return hangUp
 	}
 	return readMore

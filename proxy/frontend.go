@@ -44,6 +44,21 @@ func (f *Frontend) Proxy() *Proxy { return f.proxy }
 // Addr returns the address of the listener.
 func (f *Frontend) Addr() string { return f.listener.Addr().String() }
 
+// Done returns a channel that is closed once serving has ended: by Close, or
+// because accepting failed for good. Who exports a listener should watch it.
+func (f *Frontend) Done() <-chan struct{} { return f.served }
+
+// Err returns the error for which serving has ended by itself. It is nil before
+// Done is closed, and if Close ended it.
+func (f *Frontend) Err() error {
+	select {
+	case <-f.served:
+		return f.err
+	default:
+		return nil
+	}
+}
+
 // Close stops accepting, waits until requests in flight have ended, for
 // Options.DrainTimeout at most, and ends those that remain when ctx ends. It
 // returns ctx's error then, or else the error for which serving had ended

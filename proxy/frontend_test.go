@@ -58,6 +58,8 @@ func TestFrontend(t *testing.T) {
 		require.Equal(t, "it", receive(t, res).body)
 		require.NoError(t, receive(t, closed))
 		require.NoError(t, f.Close(context.Background()), "again")
+		receive(t, f.Done())
+		require.NoError(t, f.Err())
 	})
 }
 
@@ -84,8 +86,10 @@ func TestFrontendBroken(t *testing.T) {
 	l := newListener(t)
 	f, err := proxy.Start(l, proxy.Options{})
 	require.NoError(t, err)
+	require.NoError(t, f.Err())
 	l.Close()
-	time.Sleep(20 * time.Millisecond)
+	receive(t, f.Done())
+	require.ErrorContains(t, f.Err(), "serve "+l.Addr().String())
 	require.ErrorContains(t, f.Close(context.Background()), "serve "+l.Addr().String())
 }
 

@@ -20,9 +20,6 @@ func SendListener(to *net.UnixConn, l net.Listener) error {
 	if !ok {
 		return fmt.Errorf("send listener %s: a %T cannot be given away", l.Addr(), l)
 	}
-	if u, ok := l.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // the other process serves there
-	}
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("send listener %s: %w", l.Addr(), err)
@@ -35,6 +32,9 @@ func SendListener(to *net.UnixConn, l net.Listener) error {
 	}
 	if sent != nil {
 		return fmt.Errorf("send listener %s: %w", l.Addr(), sent)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the other process serves there
 	}
 	return nil
 }

@@ -176,4 +176,12 @@ func TestHandOverErrors(t *testing.T) {
 	_, err = proxy.ReceiveListener(b)
 	require.Error(t, err)
 	require.Error(t, proxy.SendListener(a, l))
+
+	// What was not given away removes its socket when it is closed.
+	path := t.TempDir() + "/socket"
+	u, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	require.Error(t, proxy.SendListener(a, u))
+	u.Close()
+	require.NoFileExists(t, path)
 }

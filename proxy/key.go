@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strings"
 )
 
@@ -39,7 +40,8 @@ func ByCookie(name string) Key { return newKind(byCookie, name) }
 func ByIssuedCookie(name string) Key { return newKind(issuedCookie, name) }
 
 // ByClientAddr is the address of the client, without its port: the peer's, or, if
-// that is trusted, the last one in X-Forwarded-For that is not.
+// that is trusted, the last one in X-Forwarded-For that is not. Clients at a Unix
+// socket have none.
 func ByClientAddr() Key { return Key{kind: clientAddr} }
 
 // String returns what the key is, for people.
@@ -109,6 +111,15 @@ func (k Key) of(r *http.Request, client string) string {
 		return client
 	}
 	return ""
+}
+
+// clientKey returns the key of a client, or nil if it has no address, as at a
+// Unix socket: such clients are not told apart, so they are not kept together.
+func clientKey(a netip.Addr) []byte {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.AppendTo(nil)
 }
 
 // hashKey spreads keys evenly, the same way in every process, so that several

@@ -335,3 +335,40 @@ func TestGoneClient(t *testing.T) {
 		})
 	}
 }
+
+// TestSilentForEver: without a limit for the response a backend may fall silent
+// within it for longer than a client may take nothing.
+func TestSilentForEver(t *testing.T) {
+	const size = 128 << 10 // of more a piece has more time
+	wait := make(chan struct{})
+	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(size))
+		w.Write(make([]byte, size/2))
+		w.(http.Flusher).Flush()
+		<-wait
+		w.Write(make([]byte, size/2))
+	})
+	r := newRig(t, proxy.Options{BodyTimeout: brief, ResponseTimeout: -1}, o.addr)
+	c, br := open(t, r.addr)
+	say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	time.AfterFunc(25*brief, func() { close(wait) }) // the reaper looks meanwhile
+	require.Len(t, hear(t, br).body, size)
+}
+
+// TestNotStruck: what was late when it was looked at, and has gone on since, is
+// not interrupted.
+func TestNotStruck(t *testing.T) {
+	for _, test := range []struct {
+		now    int64
+		handed bool
+		want   bool
+	}{{1, false, true}, {2, false, false}, {0, false, false}, {1, true, false}} {
+		c, peer := net.Pipe()
+		require.Equal(t, test.want, proxy.Strike(c, 1, test.now, test.handed), "%+v", test)
+		go peer.Write([]byte("x"))
+		_, err := c.Read(make([]byte, 1))
+		require.Equal(t, test.want, err != nil, "%+v", test)
+		c.Close()
+		peer.Close()
+	}
+}

@@ -42,8 +42,9 @@ type Options struct {
 	DialTimeout time.Duration
 
 	// ResponseTimeout is how long a backend may take from the request to the
-	// head of its response. It does not apply to gRPC. Zero means 60 s;
-	// negative means for ever.
+	// head of its response, and how long it may then be silent within a body
+	// whose length it has announced; one that it has not may rest. It does not
+	// apply to gRPC. Zero means 60 s; negative means for ever.
 	ResponseTimeout time.Duration
 
 	// RequestTimeout is how long a request may take as a whole, retries and
@@ -94,8 +95,9 @@ type Options struct {
 	// means 256.
 	MaxIdleConns int
 
-	// MaxAttempts is to how many backends a request may be sent. Those that
-	// could not be reached do not count. Zero means 3.
+	// MaxAttempts is how often a request may be sent. Each time it is to
+	// another backend, as long as there is one. Those that could not be reached
+	// do not count. Zero means 3.
 	MaxAttempts int
 
 	// RetryBudget bounds the retries of requests that a backend may have seen:
@@ -119,8 +121,8 @@ type Options struct {
 
 	// ErrorLog is told, as warnings, why requests failed by the proxy's or a
 	// backend's doing or were refused, and, as information, what failed but may
-	// be tried elsewhere; at most ten times a second; the rest is counted. Nil
-	// means nobody.
+	// be tried elsewhere; at most ten times a second of each; the rest is
+	// counted. Nil means nobody.
 	ErrorLog *slog.Logger
 
 	// AccessLog is told of requests once they have ended. Nil means nobody.

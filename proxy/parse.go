@@ -298,7 +298,7 @@ func (h *head) parseFields(buf []byte, at int) parsed {
 			}
 		}
 		f.start, f.colon, f.value, f.end, f.next = uint16(at), uint16(at+colon), uint16(at+value), uint16(at+end), uint16(at+eol+1)
-		f.kind = kindOf(rest[:colon])
+		f.kind = fieldKindOf(rest[:colon])
 		if f.kind != otherField {
 			if h.has(f.kind) && (f.kind == hostField || f.kind == lengthField) {
 				return unusual
@@ -329,7 +329,8 @@ func parseLength(v []byte) int64 {
 	return n
 }
 
-func kindOf(name []byte) fieldKind {
+// fieldKindOf returns the kind of a field, by its name in any case.
+func fieldKindOf(name []byte) fieldKind {
 	switch len(name) {
 	case 2:
 		if equalFold(name, "te") {

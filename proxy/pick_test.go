@@ -371,3 +371,32 @@ func TestAvoidEnds(t *testing.T) {
 	assert.LessOrEqual(t, longestGap, 10*time.Second+50*time.Millisecond)
 	assert.GreaterOrEqual(t, longestGap, 9*time.Second)
 }
+
+// TestAvoidTogether: requests that were in flight together fail once, however
+// many they are.
+func TestAvoidTogether(t *testing.T) {
+	b := newBalancer(t, proxy.Options{Balance: proxy.RoundRobin}, addrs(1)...)
+	failed := func(now time.Duration) {
+		var all []proxy.Picked
+		for i := range 8 {
+			k, ok := b.Pick(now+time.Duration(i), "")
+			require.True(t, ok)
+			all = append(all, k)
+		}
+		for i, k := range all {
+			k.Fail(now + time.Millisecond + time.Duration(i)) // one after the other
+		}
+	}
+	avoided := func(now time.Duration) bool {
+		k, ok := b.Pick(now, "")
+		require.True(t, ok)
+		k.Cancel(now)
+		return k.Open
+	}
+	failed(0)
+	require.True(t, avoided(100*time.Millisecond))
+	require.False(t, avoided(102*time.Millisecond), "for 100 ms")
+	failed(2 * time.Second)
+	require.True(t, avoided(2200*time.Millisecond))
+	require.False(t, avoided(2202*time.Millisecond), "for 200 ms: it failed again")
+}

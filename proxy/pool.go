@@ -81,7 +81,7 @@ func (p *Pool) SetBackends(addresses []string) {
 		}
 		backends = append(backends, b)
 	}
-	_ = p.replace(backends, true) // it is closed: nothing to do
+	_ = p.change(p.replace(backends, true), false) // it is closed: nothing to do
 }
 
 // Set is [Pool.SetBackends] with weights. If it returns an error nothing has
@@ -97,11 +97,12 @@ func (p *Pool) Set(backends []Backend) error {
 			return fmt.Errorf("set backends of pool %s: backend %s is there twice", p.name, b.Addr)
 		}
 	}
-	return p.replace(sorted, false)
+	return p.change(p.replace(sorted, false), false)
 }
 
-func (p *Pool) replace(sorted []Backend, keepWeights bool) error {
-	return p.change(func(old []*backend) []*backend {
+// replace returns a change to the backends given.
+func (p *Pool) replace(sorted []Backend, keepWeights bool) func([]*backend) []*backend {
+	return func(old []*backend) []*backend {
 		next := make([]*backend, 0, len(sorted))
 		for _, b := range sorted {
 			i, ok := find(old, b.Addr)
@@ -116,7 +117,7 @@ func (p *Pool) replace(sorted []Backend, keepWeights bool) error {
 			}
 		}
 		return next
-	})
+	}
 }
 
 func (b Backend) withDefaults() Backend {
@@ -139,7 +140,7 @@ func (p *Pool) Add(b Backend) error {
 			return old
 		}
 		return slices.Insert(slices.Clone(old), i, newBackend(p, b))
-	})
+	}, false)
 }
 
 // Remove lets a backend have no more requests. Those in flight may go on for
@@ -151,7 +152,7 @@ func (p *Pool) Remove(address string) (removed bool) {
 			return slices.Delete(slices.Clone(old), i, i+1)
 		}
 		return old
-	})
+	}, false)
 	return removed
 }
 
@@ -203,14 +204,10 @@ func (p *Pool) SetHealthy(address string, healthy bool) bool {
 // after that what is in flight is ended. A pool that has a share of the traffic
 // holds it as one that has no backends, so change the split before.
 func (p *Pool) Close(ctx context.Context) error {
-	_ = p.replace(nil, false)
-	p.mu.Lock()
-	p.closed = true
-	draining := slices.Clone(p.draining)
-	p.mu.Unlock()
+	_ = p.change(p.replace(nil, false), true) // it is closed already: then this waits, too
 	p.proxy.dropPool(p)
 	var err error
-	for _, b := range draining {
+	for _, b := range p.leaving() {
 		select {
 		case <-b.empty:
 		case <-ctx.Done():
@@ -221,13 +218,29 @@ func (p *Pool) Close(ctx context.Context) error {
 	return err
 }
 
-// change replaces the backends by what f makes of them, in order of address.
-func (p *Pool) change(f func([]*backend) []*backend) error {
+// leaving returns the backends that are being drained.
+func (p *Pool) leaving() []*backend {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.draining)
+}
+
+// end ends what is in flight in a pool that has been closed.
+func (p *Pool) end() {
+	for _, b := range p.leaving() {
+		b.end()
+	}
+}
+
+// change replaces the backends by what f makes of them, in order of address. It
+// is the last change if closing is true.
+func (p *Pool) change(f func([]*backend) []*backend, closing bool) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return fmt.Errorf("pool %s: %w", p.name, ErrPoolClosed)
 	}
+	p.closed = closing // at once: nobody adds a backend that would stay
 	old := p.current
 	p.current = f(old)
 	var gone []*backend

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -482,4 +483,48 @@ func TestPoolScript(t *testing.T) {
 			require.EqualValues(t, answered, st.Latency.Count())
 		})
 	}
+}
+
+// TestPoolCloseRace: no backend comes to stay in a pool that is being closed.
+func TestPoolCloseRace(t *testing.T) {
+	p, err := proxy.New(proxy.Options{})
+	require.NoError(t, err)
+	defer p.Close()
+	for range 200 {
+		pool := p.Pool("p")
+		added := make(chan bool, 1)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for pool.Add(proxy.Backend{Addr: "a:1"}) == nil {
+				select {
+				case added <- true:
+				default:
+				}
+			}
+		})
+		receive(t, added)
+		require.NoError(t, pool.Close(t.Context()))
+		wg.Wait()
+		require.Empty(t, pool.Status().Backends)
+	}
+}
+
+// TestCloseEndsClosing: what is in flight in a pool that was closed before ends,
+// too.
+func TestCloseEndsClosing(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		g := newGate(t, "it")
+		r := newRig(t, proxy.Options{DrainTimeout: time.Hour}, g.addr)
+		res := in(func() (answer, error) { return fetch(w.client(t), "GET", r.url("/"), "") })
+		receive(t, g.arrived)
+		closed := make(chan error, 1)
+		pool := r.Pool(proxy.DefaultPool)
+		go func() { closed <- pool.Close(context.Background()) }()
+		soon(t, func() bool { return r.Pool(proxy.DefaultPool) != pool })
+		r.Proxy.Close()
+		a := receive(t, res)
+		require.NoError(t, a.err, "it is told so")
+		require.Contains(t, []int{http.StatusBadGateway, http.StatusServiceUnavailable}, a.status)
+		require.NoError(t, receive(t, closed))
+	})
 }

@@ -32,7 +32,11 @@ func (p *Proxy) problem(msg string, args ...any) { p.log(slog.LevelWarn, msg, ar
 
 func (p *Proxy) log(level slog.Level, msg string, args ...any) {
 	log := p.opts.ErrorLog
-	if log != nil && log.Enabled(context.Background(), level) && p.problems.allow(p.now()) {
+	limit := &p.notices
+	if level >= slog.LevelWarn {
+		limit = &p.warnings // which many notices must not keep from being heard
+	}
+	if log != nil && log.Enabled(context.Background(), level) && limit.allow(p.now()) {
 		log.Log(context.Background(), level, msg, args...)
 	}
 }

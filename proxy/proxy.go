@@ -32,7 +32,8 @@ type Proxy struct {
 
 	noPick   atomic.Uint64 // requests that found no backend
 	refused  atomic.Uint64 // by the screen
-	problems logLimit
+	warnings logLimit
+	notices  logLimit
 	mirrors  mirrorStats
 
 	ended context.Context // by Close
@@ -178,6 +179,12 @@ func (p *Proxy) Close() {
 	for _, pool := range *p.pools.Load() {
 		_ = pool.Close(p.ended) // its error is that it did not wait
 	}
+	p.mu.Lock()
+	closing := slices.Clone(p.closing) // others that somebody else waits for, or gave up
+	p.mu.Unlock()
+	for _, pool := range closing {
+		pool.end()
+	}
 	p.mirrors.wait()
 	p.slow.close()
 }
@@ -199,9 +206,12 @@ type route struct {
 	key    uint64 // for Hash
 	hashed bool
 	tried  []*backend
-	sent   int     // attempts that a backend may have seen
-	held   instant // until when it may wait for a backend; 0 if it did not wait yet
-	limit  instant // of the request as a whole; 0 if there is none
+	spare  *backend // of tried: but it is better than one that is avoided
+	sent   int      // attempts that a backend may have seen
+	held   instant  // until when it may wait for a backend; 0 if it did not wait yet
+	limit  instant  // of the request as a whole; 0 if there is none
+
+	left *atomic.Bool // the client is gone; nil if the context tells
 }
 
 // choose chooses the pool of a request that has a sticky key, if not nil, and
@@ -239,12 +249,21 @@ func (p *Proxy) follow(r *route) {
 
 // next reserves a backend for the request, and waits for one if there is none
 // that was not tried before. It is told the time, and tells it. The error is
-// errNoBackend or that of ctx.
+// errNoBackend, errClientGone or that of ctx.
 func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
 	var change <-chan struct{}
 	for {
 		p.follow(r)
-		if b, open := r.pool.pick(now, r.key, r.hashed, r.tried); b != nil {
+		b, open := r.pool.pick(now, r.key, r.hashed, r.tried)
+		if r.spare != nil && (b == nil || open) {
+			if b != nil {
+				b.unreserve()
+			}
+			r.tried = slices.DeleteFunc(r.tried, func(b *backend) bool { return b == r.spare })
+			r.spare = nil
+			continue
+		}
+		if b != nil {
 			if open {
 				b.open.Add(1)
 			}
@@ -279,19 +298,25 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 		again.Stop()
 		change = nil
 		now = p.now()
+		if r.left != nil && r.left.Load() {
+			return nil, now, errClientGone
+		}
 	}
 }
 
 // mayRetry reports whether a request that failed is to be tried elsewhere: it
 // was not sent, or sending it twice does no harm.
 func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
-	r.tried = append(r.tried, b)
+	r.failed(b)
 	if !sent {
 		return true // next bounds them by time
 	}
 	r.sent++
 	return idempotent && r.sent < p.opts.MaxAttempts && p.budget.retry(p.now())
 }
+
+// failed notes a backend that is not to be chosen again while there are others.
+func (r *route) failed(b *backend) { r.tried = append(r.tried, b) }
 
 // An Outcome is how a request to a backend ended.
 type Outcome struct {

@@ -10,8 +10,11 @@ import (
 	"time"
 )
 
-// errMalformed says that a backend's response is none, or not clear.
-var errMalformed = errors.New("malformed response")
+var (
+	// errMalformed says that a backend's response is none, or not clear.
+	errMalformed = errors.New("malformed response")
+	errBadChunk  = fmt.Errorf("%w: bad chunk", errMalformed)
+)
 
 const maxInterim = 16 // responses before the last one
 
@@ -36,6 +39,9 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 			continue
 		}
 		if w.res.status >= 200 {
+			if !w.frame(n) {
+				return n, BadResponse, errBadChunk
+			}
 			return n, NoError, nil
 		}
 		if interim++; w.res.status == http.StatusSwitchingProtocols || interim > maxInterim {
@@ -64,41 +70,11 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 	c.waiting.Store(0)
 	x.answer(now, res.status)
 
-	have := w.resp[res.size:n] // of the body
-	body := bodyUntilEnd
-	switch {
-	case w.req.isHead || res.status == http.StatusNoContent || res.status == http.StatusNotModified:
-		body = bodyNone
-	case res.chunked:
-		body = bodyChunked
-	case res.length >= 0:
-		body = bodyLength
-	}
-	var chunks chunkScanner
-	left := int64(0) // of the body, beyond what is in the buffer
-	whole, clean := true, true
-	switch body {
-	case bodyNone:
-		clean = len(have) == 0
-		have = have[:0]
-	case bodyLength:
-		if int64(len(have)) > res.length {
-			have, clean = have[:res.length], false
-		}
-		left = res.length - int64(len(have))
-		whole = left == 0
-	case bodyChunked:
-		k, ok := chunks.scan(have)
-		if !ok {
-			return c.broken(bc, BadResponse, fmt.Errorf("%w: bad chunk", errMalformed))
-		}
-		clean = k == len(have)
-		have = have[:k]
-		whole = chunks.done
-	case bodyUntilEnd:
-		whole = false
-	}
-	closing := c.closing() || body == bodyUntilEnd || uploading
+	have := w.resp[res.size : res.size+w.body.have]
+	whole := w.body.whole
+	clean := res.size+w.body.have == n // nothing comes after it
+	kind := w.body.kind
+	closing := c.closing() || kind == bodyUntilEnd || uploading
 	h, same := w.appendResponse(w.head[:0], closing, x.issued)
 	w.head = h
 	first := w.resp[:res.size+len(have)]
@@ -127,21 +103,21 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 	if !c.pass(first) {
 		return c.broken(bc, Canceled, errClientGone)
 	}
-	var kind ErrorKind
+	var failed ErrorKind
 	var err error
-	switch body {
+	switch kind {
 	case bodyLength:
-		kind, err = c.copyLength(bc, left)
+		failed, err = c.copyLength(bc, res.length-int64(len(have)))
 	case bodyChunked:
-		clean, kind, err = c.copyChunks(bc, &chunks)
+		clean, failed, err = c.copyChunks(bc, &w.body.chunks)
 	case bodyUntilEnd:
-		kind, err = c.copyUntilEnd(bc)
+		failed, err = c.copyUntilEnd(bc)
 	}
 	if err != nil {
-		return c.broken(bc, kind, err)
+		return c.broken(bc, failed, err)
 	}
 	c.tick()
-	if c.letGo() && clean && !res.close && !uploading && body != bodyUntilEnd {
+	if c.letGo() && clean && !res.close && !uploading && kind != bodyUntilEnd {
 		bc.b.conns.put(bc, c.clock)
 	} else {
 		bc.close()
@@ -162,6 +138,34 @@ const (
 	bodyChunked
 	bodyUntilEnd
 )
+
+// A framing is what of a body has come together with its head.
+type framing struct {
+	kind   bodyKind
+	have   int  // bytes
+	whole  bool // it is all of it
+	chunks chunkScanner
+}
+
+// frame looks at what follows the head in w.res, up to w.resp[n]. It reports
+// false if that is malformed.
+func (w *workspace) frame(n int) bool {
+	res := &w.res
+	w.body = framing{kind: bodyUntilEnd, have: n - res.size}
+	b := &w.body
+	switch {
+	case w.req.isHead || res.status == http.StatusNoContent || res.status == http.StatusNotModified:
+		b.kind, b.have, b.whole = bodyNone, 0, true
+	case res.chunked:
+		k, ok := b.chunks.scan(w.resp[res.size:n])
+		b.kind, b.have, b.whole = bodyChunked, k, b.chunks.done
+		return ok
+	case res.length >= 0:
+		b.kind, b.have = bodyLength, int(min(int64(b.have), res.length))
+		b.whole = int64(b.have) == res.length
+	}
+	return true
+}
 
 var errClientGone = errors.New("the client is gone")
 
@@ -328,9 +332,12 @@ const (
 // One end that does nothing at all is found out before: see stuck.
 func (c *conn) pieceDeadline(n int64) instant {
 	now := c.server.proxy.now()
-	d := c.server.proxy.opts.BodyTimeout
+	d, most := c.server.proxy.opts.BodyTimeout, c.server.proxy.opts.ResponseTimeout
 	if d > 0 {
-		d = max(d*time.Duration(n/bufferSize+1), c.server.proxy.opts.ResponseTimeout)
+		d = max(d*time.Duration(n/bufferSize+1), most)
+	}
+	if most <= 0 {
+		d = 0 // the backend may take for ever
 	}
 	c.expectFrom(now, d)
 	c.waiting.Store(int64(now))
@@ -399,7 +406,7 @@ func (c *conn) copyChunks(bc *backendConn, chunks *chunkScanner) (clean bool, ki
 		}
 		k, ok := chunks.scan(c.w.resp[:m])
 		if !ok {
-			return false, BadResponse, fmt.Errorf("%w: bad chunk", errMalformed)
+			return false, BadResponse, errBadChunk
 		}
 		if !c.pass(c.w.resp[:k]) {
 			return false, Canceled, errClientGone

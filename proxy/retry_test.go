@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -409,4 +410,169 @@ func TestKilledBackend(t *testing.T) {
 		soon(t, func() bool { return crowd.done.Load() > n+500 || crowd.failed.Load() > 0 })
 		crowd.content(t)
 	})
+}
+
+// A keeper is a backend that keeps connections, but ends them when it reads a
+// request for /poison, and counts those.
+type keeper struct {
+	addr     string
+	poisoned atomic.Int64
+}
+
+func newKeeper(t testing.TB) *keeper {
+	k := &keeper{}
+	k.addr = newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		for {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			if r.URL.Path == "/poison" {
+				k.poisoned.Add(1)
+				return
+			}
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	return k
+}
+
+// TestResendsCount: that a connection was kept gives no right to send a request
+// more often than Options.MaxAttempts says, nor without the budget.
+func TestResendsCount(t *testing.T) {
+	for _, test := range []struct {
+		budget float64
+		sent   int64
+	}{{0, 3}, {-1, 1}} {
+		var addrs []string
+		var all []*keeper
+		for range 6 {
+			k := newKeeper(t)
+			all = append(all, k)
+			addrs = append(addrs, k.addr)
+		}
+		r := newRig(t, proxy.Options{Balance: proxy.RoundRobin, RetryBudget: test.budget}, addrs...)
+		c := fastWay.client(t)
+		for range 12 {
+			get(t, c, r.url("/"))
+		}
+		a, err := fetch(c, "GET", r.url("/poison"), "")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusBadGateway, a.status)
+		total := int64(0)
+		for _, k := range all {
+			require.LessOrEqual(t, k.poisoned.Load(), int64(1), "each time to another")
+			total += k.poisoned.Load()
+		}
+		require.Equal(t, test.sent, total)
+		require.EqualValues(t, test.sent-1, r.pool(proxy.DefaultPool).Retries)
+		require.EqualValues(t, test.sent, r.pool(proxy.DefaultPool).Errors[proxy.Broken])
+		r.close()
+	}
+}
+
+// TestPoison: a request that crashes who reads it crashes no more than
+// Options.MaxAttempts backends.
+func TestPoison(t *testing.T) {
+	const n = 6
+	var origins [n]*origin
+	var addrs []string
+	var dead atomic.Int64
+	for i := range origins {
+		origins[i] = newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/poison" {
+				dead.Add(1)
+				origins[i].srv.Close()
+			}
+		})
+		addrs = append(addrs, origins[i].addr)
+	}
+	r := newRig(t, proxy.Options{Balance: proxy.RoundRobin}, addrs...)
+	c := fastWay.client(t)
+	for range 2 * n {
+		get(t, c, r.url("/"))
+	}
+	a, err := fetch(c, "GET", r.url("/poison"), "")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusBadGateway, a.status)
+	require.EqualValues(t, 3, dead.Load())
+}
+
+// TestKeptTooLong: the only backend ends a kept connection while a request is on
+// its way, as after an idle timeout. The request is sent once more, at once, and
+// the backend does not count as one that fails.
+func TestKeptTooLong(t *testing.T) {
+	var conns atomic.Int64
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		first := conns.Add(1) == 1
+		for n := 0; ; n++ {
+			r, err := http.ReadRequest(br)
+			if err != nil || first && n > 0 {
+				return
+			}
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	r := newRig(t, proxy.Options{HoldTimeout: -1, MaxAttempts: 2}, addr)
+	c := fastWay.client(t)
+	for range 3 {
+		get(t, c, r.url("/"))
+	}
+	b := r.backend(addr)
+	require.EqualValues(t, 2, conns.Load())
+	require.EqualValues(t, 4, b.Requests)
+	require.EqualValues(t, 1, b.Retries)
+	require.EqualValues(t, 1, b.Errors[proxy.Broken])
+	require.False(t, b.Avoided)
+	require.Zero(t, b.FailOpen)
+}
+
+// TestKeptTooLongBesideHung: then it is better than one that is known to be bad.
+func TestKeptTooLongBesideHung(t *testing.T) {
+	k := newKeeper(t)
+	hung := newGate(t, "hung")
+	r := newRig(t, proxy.Options{}, k.addr, hung.addr)
+	require.True(t, r.Pool(proxy.DefaultPool).SetHealthy(hung.addr, false))
+	c := fastWay.client(t)
+	get(t, c, r.url("/"))
+	res := in(func() (answer, error) { return fetch(c, "GET", r.url("/poison"), "") })
+	soon(t, func() bool { return k.poisoned.Load() == 2 })
+	hung.letGo()
+	receive(t, res)
+}
+
+// TestHoldLeft: a client that goes away while its request waits for a backend is
+// not waited for, and its request not sent.
+func TestHoldLeft(t *testing.T) {
+	for _, size := range bodies[:3] {
+		var ended notes
+		r := newRig(t, proxy.Options{HoldTimeout: time.Hour, AccessLog: slog.New(slog.NewTextHandler(&ended, nil))})
+		c, _ := open(t, r.addr)
+		say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+		c.Close()
+		soon(t, func() bool { return strings.Contains(ended.String(), "status=0") })
+		require.Zero(t, r.Status().NoBackend, "the backends are not to blame")
+		r.close()
+	}
+}
+
+// TestBadFirstChunk: a body that is malformed from the start is answered for, as
+// a malformed head is.
+func TestBadFirstChunk(t *testing.T) {
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		if _, err := http.ReadRequest(br); err == nil {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+			_, _ = io.Copy(io.Discard, br)
+		}
+	})
+	r := newRig(t, proxy.Options{}, addr)
+	for _, size := range bodies[:3] {
+		a, err := fetch(fastWay.client(t), "PUT", r.url("/"), strings.Repeat("x", size))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusBadGateway, a.status)
+		require.Contains(t, a.body, "malformed")
+	}
+	require.EqualValues(t, 3, r.backend(addr).Errors[proxy.BadResponse])
 }

@@ -348,7 +348,7 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			}
 		}
 		value = bytes.Trim(value, " \t")
-		switch kindOf(name) {
+		switch fieldKindOf(name) {
 		case hostField:
 			hosts++
 			if !validHost(value) {

@@ -225,7 +225,11 @@ func (s *server) unlistLocked(c *conn) {
 	s.conns[c.slot].slot = c.slot
 	s.conns[last] = nil
 	s.conns = s.conns[:last]
+	c.slot = unlisted
 }
+
+// unlisted is the slot of a connection that has ended or been handed over.
+const unlisted = -1
 
 func (s *server) leftLocked() {
 	if s.closing.Load() && len(s.conns) == 0 {
@@ -275,9 +279,14 @@ func (s *server) handOver(c *conn, read []byte) {
 	sock.onClose.Store(&onClose)
 	sock.limit.Store(int64(max(s.proxy.opts.BodyTimeout, 0)))
 	s.mu.Lock()
-	s.unlistLocked(c)
 	s.other[sock] = struct{}{}
 	s.mu.Unlock()
+	defer func() { // not before: while it is listed, the last server still accepts
+		s.mu.Lock()
+		s.unlistLocked(c)
+		s.leftLocked()
+		s.mu.Unlock()
+	}()
 
 	to := c.rwc
 	t, encrypted := to.(*tls.Conn)
@@ -342,10 +351,10 @@ func (s *server) shutdown() {
 	ctx, cancel := context.WithTimeout(s.ctx, s.proxy.opts.DrainTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.proxy.ended, cancel)()
-	_ = s.http.Shutdown(ctx) // its error is ctx's
+	shutDown(ctx, s.http)
 	select {
 	case <-s.noFast:
-		_ = s.late.Shutdown(ctx)
+		shutDown(ctx, s.late)
 	case <-ctx.Done():
 	}
 	select {
@@ -371,6 +380,20 @@ func (s *server) shutdown() {
 	<-s.none
 }
 
+// shutDown lets the requests of a server of net/http end, for as long as ctx
+// allows. Connections of HTTP/2 are told to go when Shutdown is called, but not
+// those that are being set up just then, so it is called again.
+func shutDown(ctx context.Context, srv *http.Server) {
+	for ctx.Err() == nil {
+		some, cancel := context.WithTimeout(ctx, reapTime)
+		err := srv.Shutdown(some)
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+}
+
 // interrupt ends what the connection waits for.
 func (c *conn) interrupt() {
 	c.interrupted.Store(true)
@@ -388,7 +411,7 @@ const reapTime = 500 * time.Millisecond
 func (s *server) reap(stop <-chan struct{}) {
 	tick := time.NewTicker(reapTime)
 	defer tick.Stop()
-	var late, owing, waiting []*conn
+	var late, owing, waiting []suspect
 	for n := 0; ; n++ {
 		select {
 		case <-tick.C:
@@ -400,37 +423,71 @@ func (s *server) reap(stop <-chan struct{}) {
 		s.mu.Lock()
 		for _, c := range s.conns {
 			if d := c.deadline.Load(); d != 0 && d < now {
-				late = append(late, c)
+				late = append(late, suspect{c, &c.deadline, d})
 			} else if d := c.due.Load(); d != 0 && d < now {
-				late = append(late, c)
+				late = append(late, suspect{c, &c.due, d})
 			} else if d := c.owing.Load(); d != 0 && d < now {
-				owing = append(owing, c)
+				owing = append(owing, suspect{c, &c.owing, d})
 			} else if w := c.waiting.Load(); w != 0 && now-w > int64(reapTime) {
-				waiting = append(waiting, c)
+				waiting = append(waiting, suspect{c, &c.waiting, w})
 			}
 		}
 		s.mu.Unlock()
-		for _, c := range late {
-			if s.lot != nil && s.lot.take(c) {
-				s.discard(c)
+		for _, u := range late {
+			if s.lot != nil && u.still() && s.lot.take(u.c) {
+				s.discard(u.c)
 				continue
 			}
-			c.interrupt()
+			s.strike(u)
 		}
-		for _, c := range owing {
-			if c.owing.Load() != 0 { // still
-				c.sock.SetReadDeadline(longAgo) // copyBody does the rest
-			}
+		for _, u := range owing {
+			s.hurry(u)
 		}
-		for _, c := range waiting {
-			if c.clientGone() {
-				c.left.Store(true)
-				c.interrupt()
-			} else if c.stuck(instant(now)) {
-				c.interrupt()
+		for _, u := range waiting {
+			if gone := u.c.clientGone(); gone || u.c.stuck(instant(now)) {
+				if gone {
+					u.c.left.Store(true)
+				}
+				s.strike(u)
 			}
 		}
 		s.proxy.closeIdle(instant(now))
+	}
+}
+
+// A suspect is a connection that took too long when it was looked at, by what it
+// said then. Meanwhile it may have gone on.
+type suspect struct {
+	c    *conn
+	by   *atomic.Int64
+	said int64
+}
+
+func (u suspect) still() bool { return u.by.Load() == u.said }
+
+// strike interrupts a connection, unless it has gone on or is net/http's now. A
+// request that comes at that very moment to a connection that has rested for too
+// long is not begun: see advance.
+func (s *server) strike(u suspect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u.c.slot == unlisted {
+		return
+	}
+	before := u.c.interrupted.Swap(true)
+	if !u.still() {
+		u.c.interrupted.Store(before)
+		return
+	}
+	u.c.interrupt()
+}
+
+// hurry ends that more of a body is waited for; copyBody does the rest.
+func (s *server) hurry(u suspect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u.c.slot != unlisted && u.still() {
+		u.c.sock.SetReadDeadline(longAgo)
 	}
 }
 

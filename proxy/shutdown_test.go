@@ -321,3 +321,17 @@ func TestServeFails(t *testing.T) {
 	require.ErrorContains(t, receive(t, served), "serve "+l.Addr().String())
 	require.ErrorContains(t, p.ServeTLS(context.Background(), newListener(t)), "set Options.GetCertificate")
 }
+
+// TestShutdownLate: the last connection of the fast path turns out to be one of
+// HTTP/2 once serving is to end, and asks for nothing. It does not hold that up.
+func TestShutdownLate(t *testing.T) {
+	r := newRig(t, proxy.Options{DrainTimeout: time.Hour, IdleTimeout: time.Hour}, newOrigin(t, "it", nil).addr)
+	c, br := open(t, r.addr)
+	get(t, fastWay.client(t), r.url("/")) // so the one before has been accepted
+	r.cancel()
+	r.refuses()
+	say(t, c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+	_, err := io.Copy(io.Discard, br) // settings, and that it is to go
+	require.NoError(t, err)
+	r.serveEnds()
+}

@@ -199,7 +199,7 @@ var (
 // route chooses the pool of a request.
 func (s *slowPath) route(q *request, r *http.Request) {
 	opts := &s.proxy.opts
-	client := s.proxy.clientOf(q.peer, r).String()
+	client := string(clientKey(s.proxy.clientOf(q.peer, r)))
 	value := func(k Key) []byte {
 		if v := k.of(r, client); v != "" {
 			return []byte(v)

@@ -64,7 +64,7 @@ func (p *Proxy) Status() Status {
 		Mirrored:    p.mirrors.sent.Load(),
 		MirrorFails: p.mirrors.failed.Load(),
 		MirrorDrops: p.mirrors.dropped.Load(),
-		LogDrops:    p.problems.dropped.Load(),
+		LogDrops:    p.warnings.dropped.Load() + p.notices.dropped.Load(),
 	}
 	p.mu.Lock()
 	s.Split = slices.Clone(p.shares)

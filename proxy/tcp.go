@@ -71,10 +71,10 @@ func (t *tcpServer) serve(client net.Conn) {
 		server, err := p.dial(b.ctx, b.addr)
 		if err != nil {
 			x.lose(p.now(), DialFailed, err)
-			p.mayRetry(&x.route, b, false, false)
+			x.route.failed(b)
 			continue
 		}
-		x.answer(p.now(), 0)
+		x.connected(p.now())
 		x.upgraded = true
 		b.upgraded()
 		x.received = t.join(b, client, server)
@@ -85,14 +85,14 @@ func (t *tcpServer) serve(client net.Conn) {
 
 func (t *tcpServer) route(x *exchange, peer netip.Addr) {
 	p := t.proxy
-	address := appendAddr(nil, peer)
+	client := clientKey(peer)
 	var sticky []byte
 	if p.sticky().kind == clientAddr {
-		sticky = address
+		sticky = client
 	}
 	p.choose(&x.route, sticky, nil)
-	if p.opts.Balance == Hash && p.opts.HashBy.kind == clientAddr {
-		x.route.key, x.route.hashed = hashKey(0, address), true
+	if p.opts.Balance == Hash && p.opts.HashBy.kind == clientAddr && client != nil {
+		x.route.key, x.route.hashed = hashKey(0, client), true
 	}
 }
 

@@ -51,6 +51,7 @@ func TestTCP(t *testing.T) {
 	soon(t, func() bool { return r.backend(addr).InFlight == 0 })
 	st := r.backend(addr)
 	require.EqualValues(t, 1, st.Requests)
+	require.Zero(t, st.Statuses, "it has none")
 	require.EqualValues(t, 12, st.BytesIn)
 	require.EqualValues(t, 12, st.BytesOut)
 }

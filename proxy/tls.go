@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,7 +16,9 @@ import (
 // be read now.
 func CertificateFiles(certFile, keyFile string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	f := &certFiles{cert: certFile, key: keyFile}
-	if _, err := f.get(nil); err != nil {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.readLocked(); err != nil {
 		return nil, err
 	}
 	return f.get, nil
@@ -23,42 +26,44 @@ func CertificateFiles(certFile, keyFile string) (func(*tls.ClientHelloInfo) (*tl
 
 type certFiles struct {
 	cert, key string
+	have      atomic.Pointer[tls.Certificate]
 
 	mu      sync.Mutex // guards the following
 	looked  time.Time
 	changed [2]time.Time
-	have    *tls.Certificate
 }
 
+// get returns the certificate. One handshake at a time looks at the files; the
+// others do not wait for that.
 func (f *certFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.have != nil && time.Since(f.looked) < time.Second {
-		return f.have, nil
+	if f.mu.TryLock() {
+		if time.Since(f.looked) >= time.Second {
+			_ = f.readLocked() // it goes on with what it has
+		}
+		f.mu.Unlock()
 	}
+	return f.have.Load(), nil
+}
+
+// readLocked reads the files if they have changed.
+func (f *certFiles) readLocked() error {
 	f.looked = time.Now()
 	var changed [2]time.Time
 	for i, name := range []string{f.cert, f.key} {
 		info, err := os.Stat(name)
 		if err != nil {
-			return f.keep(fmt.Errorf("read certificate: %w", err))
+			return fmt.Errorf("read certificate: %w", err)
 		}
 		changed[i] = info.ModTime()
 	}
-	if f.have != nil && changed == f.changed {
-		return f.have, nil
+	if changed == f.changed {
+		return nil
 	}
 	cert, err := tls.LoadX509KeyPair(f.cert, f.key)
 	if err != nil {
-		return f.keep(fmt.Errorf("read certificate %s with key %s: %w", f.cert, f.key, err))
+		return fmt.Errorf("read certificate %s with key %s: %w", f.cert, f.key, err)
 	}
-	f.have, f.changed = &cert, changed
-	return f.have, nil
-}
-
-func (f *certFiles) keep(err error) (*tls.Certificate, error) {
-	if f.have != nil {
-		return f.have, nil
-	}
-	return nil, err
+	f.have.Store(&cert)
+	f.changed = changed
+	return nil
 }

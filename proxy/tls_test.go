@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -216,4 +218,41 @@ func TestTLSShutdown(t *testing.T) {
 		r.serveEnds()
 		r.close()
 	}
+}
+
+// TestTLSUploadRests: a connection has no buffers while it rests, also after a
+// body that was larger than they are.
+func TestTLSUploadRests(t *testing.T) {
+	r := newRig(t, proxy.Options{GetCertificate: getCertificate(t)}, newOrigin(t, "it", nil).addr)
+	const n = 64
+	var conns []*tls.Conn
+	var readers []*bufio.Reader
+	for range n {
+		c, err := tls.Dial("tcp", r.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		require.NoError(t, err)
+		defer c.Close()
+		conns, readers = append(conns, c), append(readers, bufio.NewReader(c))
+	}
+	upload := func() {
+		for i, c := range conns {
+			say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n%20000d", 0)
+			require.Equal(t, 200, hear(t, readers[i]).status)
+		}
+	}
+	held := func() int64 {
+		var m runtime.MemStats
+		for range 3 { // what pools hold ends with the second one
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	upload()
+	for i, c := range conns { // after this they have none for certain
+		say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		require.Equal(t, 200, hear(t, readers[i]).status)
+	}
+	before := held()
+	upload()
+	require.Less(t, held()-before, int64(n*proxy.BufferSize/2))
 }

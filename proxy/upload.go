@@ -19,71 +19,10 @@ func (c *conn) upload() action {
 	if w.x.p.mirrored(w.x.route.pool) != nil {
 		w.x.p.mirrors.dropped.Add(1)
 	}
-	next := c.tryUpload(w.req.length - int64(buffered))
+	next := c.attempts(w.req.length - int64(buffered))
 	c.conclude()
 	w.r = w.n // nothing else can have been read
 	return next
-}
-
-func (c *conn) tryUpload(left int64) action {
-	w := c.w
-	x := &w.x
-	for {
-		c.expect(0) // that has a limit of its own
-		b, now, err := x.p.next(c.server.ctx, &x.route, c.clock)
-		c.clock = now
-		if err != nil {
-			return c.refuseUpload(NoError, err)
-		}
-		x.try(b, now)
-		bc, sent, err := c.sendHead()
-		if err != nil {
-			kind := c.kindOf(bc, err)
-			if bc != nil {
-				bc.close()
-			}
-			c.backend.Store(nil)
-			c.tick()
-			x.lose(c.clock, kind, err)
-			if kind != Canceled && x.p.mayRetry(&x.route, b, sent, false) {
-				continue
-			}
-			return c.refuseUpload(kind, err)
-		}
-		return c.passBody(bc, left)
-	}
-}
-
-// refuseUpload is refuse for a request whose body has not been read: then the
-// connection ends.
-func (c *conn) refuseUpload(kind ErrorKind, err error) action {
-	c.w.req.close = true
-	c.refuse(kind, err)
-	c.linger()
-	return hangUp
-}
-
-// sendHead sends the head and what there is of the body.
-func (c *conn) sendHead() (bc *backendConn, sent bool, err error) {
-	w := c.w
-	b := w.x.b
-	bc = b.conns.get()
-	for reused := bc != nil; ; reused = false {
-		if bc == nil {
-			c.expect(0)
-			if bc, err = b.dial(b.ctx); err != nil {
-				return nil, false, err
-			}
-		}
-		c.backend.Store(bc)
-		c.expect(w.x.p.opts.ResponseTimeout)
-		n, err := bc.conn.Write(w.out)
-		if err == nil || n > 0 || !reused {
-			return bc, n > 0, err
-		}
-		bc.close()
-		bc = nil
-	}
 }
 
 // uploadTime is how long the end of a body may take to be noticed after the
@@ -106,6 +45,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 		sent, begun bool
 	)
 	c.expect(0)
+	c.waiting.Store(0)
 	go func() {
 		n, err := c.copyBody(bc, left)
 		if errors.Is(err, errClientGone) && !stopping.Load() {
@@ -141,6 +81,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 	n, err := bc.conn.Read(w.resp[:])
 	kind := NoError
 	if err == nil {
+		x.kept = false // it was good
 		n, kind, err = c.readHead(bc, n)
 	} else {
 		kind = c.kindOf(bc, err)
@@ -170,9 +111,9 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 		case kind == Canceled:
 			return hangUp
 		case whole:
-			return c.refuse(kind, err)
+			return c.refuse(kind, err, false)
 		}
-		return c.refuseUpload(kind, err)
+		return c.refuse(kind, err, true)
 	}
 	if finished && upErr == nil {
 		return c.respond(bc, n, false)

@@ -27,19 +27,19 @@ type backendConn struct {
 
 	// The exchange that is under way, for the callback of raw. One callback
 	// that is made once keeps requests from allocating.
-	exchange func(fd uintptr) bool
-	look     func(fd uintptr)
-	silent   bool // as look saw it
-	out, in  []byte
-	wrote    bool
-	sent     bool // some of out
-	n        int
-	err      error
+	onReady func(fd uintptr) bool
+	look    func(fd uintptr)
+	silent  bool // as look saw it
+	out, in []byte
+	wrote   bool
+	sent    bool // some of out
+	n       int
+	err     error
 }
 
 func newBackendConn(b *backend, conn net.Conn) *backendConn {
 	bc := &backendConn{b: b, conn: conn, raw: rawConn(conn)}
-	bc.exchange = bc.step
+	bc.onReady = bc.step
 	bc.look = func(fd uintptr) { bc.silent = silentFD(fd) }
 	return bc
 }
@@ -102,7 +102,7 @@ func (bc *backendConn) roundTrip(out, in []byte) (n int, sent bool, err error) {
 		return n, true, err
 	}
 	bc.out, bc.in, bc.wrote, bc.sent, bc.n, bc.err = out, in, false, false, 0, nil
-	err = bc.raw.Read(bc.exchange)
+	err = bc.raw.Read(bc.onReady)
 	bc.out, bc.in = nil, nil
 	if bc.err != nil {
 		err = bc.err

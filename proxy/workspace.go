@@ -15,6 +15,7 @@ type workspace struct {
 	out  []byte           // what goes to the backend
 	resp [bufferSize]byte // from the backend
 	res  responseHead     // at resp[0:]
+	body framing          // of the response
 	head []byte           // of the response, as it goes to the client
 	x    exchange
 }
