@@ -111,8 +111,8 @@ type request struct {
 	deadline time.Duration // of a client of gRPC, from the start; 0 if there is none
 	timeout  *time.Timer   // nil if there is none
 
-	mirror *mirror       // nil if it is not mirrored
-	copied *http.Request // as a backend gets it, for mirror
+	mirror *mirror     // nil if it is not mirrored
+	copy   *mirrorCopy // nil if it is not, or not any more
 }
 
 type requestKey struct{}
@@ -161,8 +161,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.body = &requestBody{ReadCloser: r.Body}
 		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
 			q.body.keep()
-		} else if q.mirror != nil && r.ContentLength <= maxMirrored {
-			q.body.copying = true
 		}
 		out.Body = q.body
 		// Without it net/http would read the whole body before the response.
@@ -179,12 +177,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.status == 0 {
 			q.status = recorder.status
 		}
-		switch {
-		case q.mirror == nil || q.copied == nil:
-		case q.body == nil || q.body.copied.Load():
-			q.mirror.sendRequest(q)
-		default: // too large, or not whole
-			p.mirrors.dropped.Add(1)
+		if q.copy != nil {
+			q.copy.drop() // its body did not come as a whole
 		}
 		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
 	}()
@@ -276,9 +270,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 			h.Del("Tracestate")
 		}
 	}
-	if q.mirror != nil {
-		q.copied = r.Out
-	}
+	neverReplay(r.Out)
 }
 
 // transport returns what a request of a kind is sent with.
@@ -303,6 +295,7 @@ func isGRPC(r *http.Request) bool {
 func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := req.Context().Value(requestKey{}).(*request)
 	transport := s.transport(q.grpc, q.upgrade)
+	q.mirrorTo(req)
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
 		if err != nil {
@@ -334,6 +327,45 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		if kind == Canceled || q.body != nil && !q.body.replayable() ||
 			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed, isIdempotent(req.Method) && kind == Broken) {
 			return nil, &backendError{kind, err}
+		}
+	}
+}
+
+// mirrorTo has the request, as a backend gets it, mirrored: at once, if there is
+// all of it, or once its body has passed. The body is not read ahead: the client
+// may wait for an answer to a part of it.
+func (q *request) mirrorTo(req *http.Request) {
+	if q.mirror == nil {
+		return
+	}
+	if req.ContentLength > maxMirrored {
+		q.p.mirrors.dropped.Add(1)
+		return
+	}
+	c := q.mirror.begin(req)
+	switch {
+	case c == nil:
+	case q.body == nil:
+		c.send()
+	case q.body.whole:
+		c.body = q.body.copy
+		c.send()
+	default:
+		q.copy, q.body.mirror = c, c
+	}
+}
+
+// neverReplay keeps a transport from sending a POST twice: it takes one that has
+// no body, but one of these fields, for one that may be. It looks for them as it
+// would write them itself; in other letters they say the same.
+func neverReplay(r *http.Request) {
+	if isIdempotent(r.Method) {
+		return
+	}
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, ok := r.Header[name]; ok {
+			delete(r.Header, name)
+			r.Header[strings.ToLower(name)] = v
 		}
 	}
 }
@@ -617,23 +649,17 @@ type requestBody struct {
 	io.ReadCloser
 	touched atomic.Bool
 	err     atomic.Pointer[error]
-	whole   bool     // it was read before, and is in copy
-	to      *backend // of the attempt
-
-	// For a mirror. It is not read ahead: the client may wait for an answer to
-	// a part of it.
-	copying bool
-	copied  atomic.Bool // copy is all of it, and does not change any more
 	copy    []byte
+	whole   bool        // it was read before, and is in copy
+	to      *backend    // of the attempt
+	mirror  *mirrorCopy // nil if there is none
 }
 
 // keep reads the body, which is small.
 func (b *requestBody) keep() {
 	buf, err := io.ReadAll(b.ReadCloser)
-	b.copy = buf
 	if err == nil {
-		b.whole = true
-		b.copied.Store(true)
+		b.copy, b.whole = buf, true
 		return
 	}
 	b.touched.Store(true)
@@ -669,20 +695,13 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.touched.Store(true)
 	n, err := b.ReadCloser.Read(p)
 	b.to.bytesIn.Add(uint64(n))
-	if b.copying {
-		if len(b.copy)+n > maxMirrored {
-			b.copying, b.copy = false, nil
-		} else {
-			b.copy = append(b.copy, p[:n]...)
+	if b.mirror != nil {
+		b.mirror.add(p[:n])
+		if err == io.EOF {
+			b.mirror.send()
 		}
 	}
-	switch {
-	case err == io.EOF:
-		if b.copying {
-			b.copying = false
-			b.copied.Store(true)
-		}
-	case err != nil:
+	if err != nil && err != io.EOF {
 		b.err.Store(&err)
 	}
 	return n, err
