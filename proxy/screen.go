@@ -279,6 +279,15 @@ func validHost[T ~string | ~[]byte](host T) bool {
 	return true
 }
 
+func isMethod[T ~string | ~[]byte](method T) bool {
+	for i := range len(method) {
+		if !isToken[method[i]] {
+			return false
+		}
+	}
+	return len(method) > 0
+}
+
 const preface = "PRI * HTTP/2.0\r\n\r\n"
 
 // screen looks at a request. It returns the size of its head, 0 if that is not
@@ -321,12 +330,12 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		if line == 0 {
 			method, rest, _ := bytes.Cut(text, []byte(" "))
 			target, proto, ok := bytes.Cut(rest, []byte(" "))
-			if !ok || len(method) == 0 || len(target) == 0 || string(proto) != "HTTP/1.1" && string(proto) != "HTTP/1.0" {
+			if !ok || len(target) == 0 || string(proto) != "HTTP/1.1" && string(proto) != "HTTP/1.0" {
 				return bad("its first line is malformed")
 			}
 			old = string(proto) == "HTTP/1.0"
 			connect = string(method) == "CONNECT"
-			if string(method) == "PRI" || bytes.ContainsFunc(method, func(c rune) bool { return c >= 0x80 || !isToken[c] }) {
+			if string(method) == "PRI" || !isMethod(method) {
 				return bad("its method is HTTP/2's, or none")
 			}
 			if _, err := url.ParseRequestURI(string(target)); err != nil && !connect {

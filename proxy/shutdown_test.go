@@ -321,3 +321,14 @@ func TestServeFails(t *testing.T) {
 	require.ErrorContains(t, receive(t, served), "serve "+l.Addr().String())
 	require.ErrorContains(t, p.ServeTLS(context.Background(), newListener(t)), "set Options.GetCertificate")
 }
+
+// TestUpgradedCounts: what passes on an upgraded connection is counted, both ways.
+func TestUpgradedCounts(t *testing.T) {
+	r := newRig(t, proxy.Options{}, switchOrigin(t))
+	c, br := upgrade(t, r.addr)
+	echoConn(t, c, br, strings.Repeat("x", 995))
+	c.Close()
+	soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
+	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesIn)
+	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesOut)
+}

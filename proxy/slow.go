@@ -120,18 +120,19 @@ type requestKey struct{}
 // ServeHTTP passes a request to a backend, and its response back. It is for
 // those who have a server of their own; [Proxy.Serve] costs far less.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect || r.Method == "PRI" {
-		w.Header().Set("Connection", "close")
-		http.Error(w, "this is no forward proxy", http.StatusMethodNotAllowed)
-		return
-	}
-	if !validHost(r.Host) { // net/http looks at HTTP/1.1's only
-		http.Error(w, "the host has a character that it cannot have", http.StatusBadRequest)
-		return
-	}
 	q := &request{exchange: exchange{p: p, start: p.now()}}
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		q.peer = a.Addr().Unmap()
+	}
+	if status, text := p.unserved(r); status != 0 {
+		p.refused.Add(1)
+		q.status = status
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		http.Error(w, text, status)
+		q.concludeFor(r)
+		return
 	}
 	q.upgrade = slices.ContainsFunc(r.Header["Upgrade"], func(v string) bool { return !isH2C(v) })
 	q.grpc = r.ProtoMajor == 2 && isGRPC(r)
@@ -145,11 +146,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer q.timeout.Stop()
 	}
 	if limit := p.opts.MaxBodyBytes; limit > 0 {
-		if r.ContentLength > limit {
-			w.Header().Set("Connection", "close")
-			http.Error(w, "the body is too large", http.StatusRequestEntityTooLarge)
-			return
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
 	p.slow.route(q, r)
@@ -180,9 +176,31 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.copy != nil {
 			q.copy.drop() // its body did not come as a whole
 		}
-		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
+		q.concludeFor(r)
 	}()
 	p.slow.reverse.ServeHTTP(recorder, out)
+}
+
+// unserved returns how to answer a request that no backend is to see; the status
+// is 0 for others. What screened lets pass is looked at again: HTTP/2 does not
+// come through it, nor what somebody else's server reads.
+func (p *Proxy) unserved(r *http.Request) (status int, text string) {
+	switch limit := p.opts.MaxBodyBytes; {
+	case r.Method == http.MethodConnect, r.Method == "PRI":
+		return http.StatusMethodNotAllowed, "this is no forward proxy"
+	case !isMethod(r.Method):
+		return http.StatusBadRequest, "the method has a character that it cannot have"
+	case !validHost(r.Host):
+		return http.StatusBadRequest, "the host has a character that it cannot have"
+	case limit > 0 && r.ContentLength > limit:
+		return http.StatusRequestEntityTooLarge, "the body is too large"
+	}
+	return 0, ""
+}
+
+// concludeFor is conclude.
+func (q *request) concludeFor(r *http.Request) {
+	q.conclude(r.Method, r.Host, r.URL.RequestURI(), q.p.clientOf(q.peer, r), r.Proto)
 }
 
 var (
@@ -457,7 +475,7 @@ func (q *request) track(resp *http.Response, client, ctx context.Context, cancel
 		q.timeout.Stop()
 	}
 	t.stop = context.AfterFunc(q.b.ctx, func() { rw.Close() })
-	return &upgradedBody{trackedBody: t, w: rw}
+	return &upgradedBody{trackedBody: t, w: rw, to: q.b}
 }
 
 type trackedBody struct {
@@ -526,10 +544,15 @@ func (t *trackedBody) end() {
 // An upgradedBody is that of a response that switches protocols.
 type upgradedBody struct {
 	*trackedBody
-	w io.Writer
+	w  io.Writer
+	to *backend
 }
 
-func (u *upgradedBody) Write(p []byte) (int, error) { return u.w.Write(p) }
+func (u *upgradedBody) Write(p []byte) (int, error) {
+	n, err := u.w.Write(p)
+	u.to.bytesIn.Add(uint64(n))
+	return n, err
+}
 
 // CloseWrite lets one direction end before the other.
 func (u *upgradedBody) CloseWrite() error {
@@ -568,6 +591,7 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, text = http.StatusGatewayTimeout, "the request took too long"
 	case q.body != nil && errors.As(q.body.failed(), &tooLarge):
 		status, text = http.StatusRequestEntityTooLarge, "the body is too large"
+		s.proxy.refused.Add(1)
 	case q.body != nil && errors.Is(q.body.failed(), os.ErrDeadlineExceeded):
 		status, text = http.StatusRequestTimeout, "the body came too slowly"
 	case q.body != nil && q.body.failed() != nil:
