@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"net/netip"
 	"os"
@@ -322,7 +323,8 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		q.try(b, now)
 		ctx, cancel := context.WithCancelCause(req.Context())
 		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
-		out := req.WithContext(ctx)
+		sent := sending{q: q, b: b, cancel: cancel, counted: transport == &s.http1}
+		out := req.WithContext(sent.trace(ctx))
 		url := *req.URL
 		url.Host = urlHost(b.addr)
 		out.URL = &url
@@ -337,17 +339,91 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 				return resp, nil
 			}
 			resp.Body.Close()
+		} else if ctx.Err() == nil && sent.unsendable(err) {
+			err = &unsendableError{err}
 		}
 		stop()
 		kind := q.kindOf(req.Context(), ctx, err)
 		cancel(nil)
 		q.lose(s.proxy.now(), kind, err)
 		if kind == Canceled || q.body != nil && !q.body.replayable() ||
-			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed, isIdempotent(req.Method) && kind == Broken) {
+			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed || sent.wrote.Load(), isIdempotent(req.Method) && (kind == Broken || kind == DialFailed)) {
 			return nil, &backendError{kind, err}
 		}
 	}
 }
+
+// A sending is what is seen of one attempt within a transport, which may send a
+// request twice by itself: if it is idempotent, and a connection that was kept
+// turns out to be closed. Over HTTP/2 it does so only if the backend said that it
+// did not look at the request.
+type sending struct {
+	q       *request
+	b       *backend
+	cancel  context.CancelCauseFunc
+	counted bool // what is sent again may have been seen
+
+	asked  atomic.Bool // for a connection
+	wrote  atomic.Bool // the head: the backend may have seen it
+	denied atomic.Bool
+}
+
+var errNotAgain = errors.New("the connection broke, and the request may not be sent again")
+
+// trace returns a context by which a transport tells.
+func (s *sending) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) {
+			s.asked.Store(true)
+			if !s.wrote.Load() {
+				return
+			}
+			if s.counted && !s.q.mayResend(s.b) {
+				s.denied.Store(true)
+				s.cancel(errNotAgain)
+				return
+			}
+			s.wrote.Store(false)
+		},
+		GotConn: func(c httptrace.GotConnInfo) {
+			if s.denied.Load() {
+				c.Conn.Close() // it came before it was noticed that the attempt is over
+			}
+		},
+		WroteHeaders: func() { s.wrote.Store(true) },
+	})
+}
+
+// mayResend is mayRetry for a request that may have been seen by a backend, and is
+// to be sent to it once more. If that cannot be reached it has not been, and may
+// be sent to another in place of it.
+func (q *request) mayResend(b *backend) bool {
+	r := &q.exchange.route
+	if r.sent+1 >= q.p.opts.MaxAttempts || !q.p.budget.retry(q.p.now()) {
+		return false
+	}
+	r.sent++
+	q.attempts++
+	b.requests.Add(1)
+	b.retries.Add(1)
+	b.errors[Broken].Add(1)
+	return true
+}
+
+// unsendable reports whether an error of a transport says that it cannot send such
+// a request, which is not the backend's fault.
+func (s *sending) unsendable(err error) bool {
+	return !s.asked.Load() || strings.Contains(err.Error(), tooLargeForPeer)
+}
+
+// tooLargeForPeer is what net/http says of a head that is larger than a backend of
+// HTTP/2 wants.
+const tooLargeForPeer = "request header list larger than peer's advertised limit"
+
+// An unsendableError says that a request cannot be sent to a backend.
+type unsendableError struct{ error }
+
+func (e *unsendableError) Unwrap() error { return e.error }
 
 // mirrorTo has the request, as a backend gets it, mirrored: at once, if there is
 // all of it, or once its body has passed. The body is not read ahead: the client
@@ -417,8 +493,9 @@ func check(resp *http.Response, req *http.Request) error {
 func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 	var dial *dialError
 	var timeout net.Error
+	var unsendable *unsendableError
 	switch {
-	case q.body != nil && q.body.failed() != nil:
+	case q.body != nil && q.body.failed() != nil, errors.As(err, &unsendable):
 		return Canceled // by the client
 	case errors.As(err, &dial):
 		return DialFailed
@@ -586,7 +663,11 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	status, text := q.refusal(kind, err)
 	var tooLarge *http.MaxBytesError
+	var unsendable *unsendableError
 	switch {
+	case errors.As(err, &unsendable):
+		status, text = http.StatusBadRequest, "the request cannot be passed on"
+		s.proxy.refused.Add(1)
 	case errors.Is(context.Cause(r.Context()), errTimeout):
 		status, text = http.StatusGatewayTimeout, "the request took too long"
 	case q.body != nil && errors.As(q.body.failed(), &tooLarge):
