@@ -335,3 +335,17 @@ func TestGoneClient(t *testing.T) {
 		})
 	}
 }
+
+// TestBodyTimeoutUpgrade: nor is there more time for a body because the request
+// would switch protocols.
+func TestBodyTimeoutUpgrade(t *testing.T) {
+	for _, body := range []string{"Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"} {
+		r := newRig(t, proxy.Options{BodyTimeout: brief}, newOrigin(t, "it", nil).addr)
+		c, br := open(t, r.addr)
+		say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n%s", body)
+		require.Equal(t, http.StatusRequestTimeout, hear(t, br).status)
+		closes(t, br)
+		soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
+		require.EqualValues(t, 1, r.pool(proxy.DefaultPool).Errors[proxy.Canceled])
+	}
+}
