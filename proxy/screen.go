@@ -39,7 +39,7 @@ type screened struct {
 	// writes is the last.
 	lastWord atomic.Bool
 
-	unlimit func()      // is called when the client may take its time: HTTP/2, or an upgrade
+	unlimit func()      // is called when the client may take its time: after an upgrade
 	unread  atomic.Bool // the client may have sent what nobody reads, after what was refused
 
 	mu           sync.Mutex // guards the following
@@ -318,7 +318,6 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
-			s.unlimit()
 			return len(preface), open, nil
 		}
 	}

@@ -86,7 +86,10 @@ func (s *slowPath) server(owner *server) *http.Server {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     s.quiet,
 		Protocols:                    new(http.Protocols),
-		BaseContext:                  func(net.Listener) context.Context { return owner.ctx },
+		// A client that is gone without a word is found out. The answer to a ping
+		// may take a while: there may be much on the way before it.
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		BaseContext: func(net.Listener) context.Context { return owner.ctx },
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
@@ -154,6 +157,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.mirror = p.mirrored(q.route.pool)
 	}
 	out := r.WithContext(ctx)
+	if d := p.opts.BodyTimeout; d > 0 && r.ProtoMajor == 2 && r.ContentLength > 0 && !q.grpc {
+		timed := newTimedBody(r.Body, http.NewResponseController(w), d, p.opts.MinBodyRate)
+		defer timed.end()
+		r.Body = timed
+	}
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		q.body = &requestBody{ReadCloser: r.Body}
 		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
@@ -770,6 +778,60 @@ func (b *requestBody) keep() {
 	b.touched.Store(true)
 	b.err.Store(&err)
 	b.ReadCloser = failedBody{err}
+}
+
+// A timedBody gives a client of HTTP/2 a time limit for a body, as screened does
+// for HTTP/1.
+type timedBody struct {
+	io.ReadCloser
+	timeout time.Duration
+	rate    int // bytes a second; not positive if any will do
+
+	waited time.Duration // for the client
+	passed int64
+	late   *time.Timer
+
+	mu    sync.Mutex               // guards the following
+	reads *http.ResponseController // nil after end
+}
+
+func newTimedBody(body io.ReadCloser, reads *http.ResponseController, timeout time.Duration, rate int) *timedBody {
+	b := &timedBody{ReadCloser: body, timeout: timeout, rate: rate, reads: reads}
+	b.late = time.AfterFunc(timeout, b.interrupt)
+	b.late.Stop() // until there is somebody who reads
+	return b
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	limit := b.timeout
+	if b.rate > 0 {
+		limit = min(limit, limit+time.Duration(float64(b.passed)/float64(b.rate)*float64(time.Second))-b.waited)
+	}
+	began := time.Now()
+	b.late.Reset(limit)
+	n, err := b.ReadCloser.Read(p)
+	b.late.Stop()
+	b.waited += time.Since(began)
+	b.passed += int64(n)
+	return n, err
+}
+
+// interrupt lets reading fail.
+func (b *timedBody) interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reads != nil {
+		_ = b.reads.SetReadDeadline(longAgo) // a server that cannot do that has no such limit
+	}
+}
+
+// end is to be called before the handler returns: then there is nothing to
+// interrupt any more.
+func (b *timedBody) end() {
+	b.mu.Lock()
+	b.reads = nil
+	b.mu.Unlock()
+	b.late.Stop()
 }
 
 // A failedBody is one that the client did not send.
