@@ -19,12 +19,23 @@ type sending struct {
 	cancel  context.CancelCauseFunc
 	counted bool // what is sent again may have been seen
 
-	asked  atomic.Bool // for a connection
-	wrote  atomic.Bool // the head: the backend may have seen it
-	denied atomic.Bool
+	asked  atomic.Bool                   // for a connection
+	conn   atomic.Pointer[transportConn] // that it got
+	wrote  atomic.Bool                   // the head: the backend may have seen it
+	denied atomic.Bool                   // to send it again
 }
 
-var errNotAgain = errors.New("the connection broke, and the request may not be sent again")
+// broke returns why the connection is none any more.
+func (s *sending) broke() error {
+	if c := s.conn.Load(); c != nil {
+		if err := c.failed.Load(); err != nil {
+			return *err
+		}
+	}
+	return errBroke
+}
+
+var errBroke = errors.New("the connection broke")
 
 // trace returns a context by which a transport tells.
 func (s *sending) trace(ctx context.Context) context.Context {
@@ -36,7 +47,7 @@ func (s *sending) trace(ctx context.Context) context.Context {
 			}
 			if s.counted && !s.q.mayResend(s.b) {
 				s.denied.Store(true)
-				s.cancel(errNotAgain)
+				s.cancel(s.broke())
 				return
 			}
 			s.wrote.Store(false)
@@ -44,6 +55,8 @@ func (s *sending) trace(ctx context.Context) context.Context {
 		GotConn: func(c httptrace.GotConnInfo) {
 			if s.denied.Load() {
 				c.Conn.Close() // it came before it was noticed that the attempt is over
+			} else if conn, ok := c.Conn.(*transportConn); ok {
+				s.conn.Store(conn)
 			}
 		},
 		WroteHeaders: func() { s.wrote.Store(true) },

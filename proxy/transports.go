@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 type bodyBuffers struct{}
@@ -46,7 +47,22 @@ func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 	s.mu.Lock()
 	s.conns[n] = struct{}{}
 	s.mu.Unlock()
-	return n, nil
+	return &transportConn{notifyConn: n}, nil
+}
+
+// A transportConn is a connection that a transport has. It remembers why reading
+// failed, which the transport does not tell if it tries again.
+type transportConn struct {
+	*notifyConn
+	failed atomic.Pointer[error]
+}
+
+func (c *transportConn) Read(p []byte) (int, error) {
+	n, err := c.notifyConn.Read(p)
+	if err != nil {
+		c.failed.CompareAndSwap(nil, &err)
+	}
+	return n, err
 }
 
 // close closes all connections to backends. The transports could close only
