@@ -321,39 +321,3 @@ func TestServeFails(t *testing.T) {
 	require.ErrorContains(t, receive(t, served), "serve "+l.Addr().String())
 	require.ErrorContains(t, p.ServeTLS(context.Background(), newListener(t)), "set Options.GetCertificate")
 }
-
-// TestUpgradedCounts: what passes on an upgraded connection is counted, both ways.
-func TestUpgradedCounts(t *testing.T) {
-	r := newRig(t, proxy.Options{}, switchOrigin(t))
-	c, br := upgrade(t, r.addr)
-	echoConn(t, c, br, strings.Repeat("x", 995))
-	c.Close()
-	soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
-	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesIn)
-	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesOut)
-}
-
-// TestUpgradeWithBody: after a body all passes.
-func TestUpgradeWithBody(t *testing.T) {
-	for _, body := range []string{"Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"} {
-		r := newRig(t, proxy.Options{}, newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
-			r, err := http.ReadRequest(br)
-			if err != nil {
-				return
-			}
-			b, err := io.ReadAll(r.Body)
-			if err != nil || string(b) != "hello" {
-				return
-			}
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-			io.Copy(c, br)
-		}))
-		c, br := open(t, r.addr)
-		say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n%s", body)
-		resp, err := http.ReadResponse(br, nil)
-		require.NoError(t, err)
-		require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
-		echoConn(t, c, br, "GET / of no protocol\n\n")
-		c.Close()
-	}
-}
