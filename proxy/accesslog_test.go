@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -112,4 +113,39 @@ func TestErrorLogRate(t *testing.T) {
 	assert.Equal(t, "broken", entries[0]["kind"])
 	assert.Equal(t, "WARN", entries[1]["level"])
 	assert.Equal(t, "request failed", entries[1]["msg"])
+}
+
+// TestAccessLogRefused: what no backend is asked for is logged and counted, too.
+func TestAccessLogRefused(t *testing.T) {
+	log := &notes{}
+	r := newRig(t, proxy.Options{AccessLog: slog.New(slog.NewJSONHandler(log, nil)), MaxBodyBytes: 10}, newOrigin(t, "it", nil).addr)
+	for i, test := range []struct {
+		request string
+		status  int
+	}{
+		{"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", http.StatusMethodNotAllowed},
+		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nhello world", http.StatusRequestEntityTooLarge},
+		{"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n", http.StatusRequestEntityTooLarge},
+	} {
+		c, br := open(t, r.addr)
+		say(t, c, "%s", test.request)
+		require.Equal(t, test.status, hear(t, br).status)
+		e := log.logged(t, i+1)[i]
+		assert.EqualValues(t, test.status, e["status"])
+		assert.EqualValues(t, i+1, r.Status().Refused)
+		c.Close()
+	}
+	for i, bad := range []func(*http.Request){
+		func(r *http.Request) { r.Method = "GE(T" },
+		func(r *http.Request) { r.Host = "a/b" },
+	} {
+		req := httptest.NewRequest("GET", "/", nil)
+		bad(req)
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, req)
+		require.Equal(t, http.StatusBadRequest, w.Code)
+		assert.EqualValues(t, http.StatusBadRequest, log.logged(t, 4+i)[3+i]["status"])
+		assert.EqualValues(t, 4+i, r.Status().Refused)
+	}
+	require.Zero(t, r.pool(proxy.DefaultPool).Requests-r.pool(proxy.DefaultPool).Errors[proxy.Canceled])
 }

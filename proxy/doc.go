@@ -43,8 +43,10 @@
 //   - Bounds. A connection has some 50 KiB while it has a request, and under
 //     6 KiB while it has none, or 2 KiB if there are thousands. Bodies pass through buffers, or the kernel's own; nothing
 //     is held but requests of up to 16 KiB. Every wait has a limit, except that
-//     for more of a response without Content-Length, and what is upgraded: these
-//     end with the client, or with their backend.
+//     for more of a response without Content-Length, what is upgraded, and over
+//     HTTP/2 that for a body without Content-Length, or for the client to want
+//     more of a response: these end with the client, or with their backend. A
+//     client of HTTP/2 that is gone without a word is found out by pings.
 //   - A clean end. Serve returns when all its connections have ended.
 //
 // # How it works

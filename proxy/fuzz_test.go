@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -235,6 +236,10 @@ func FuzzScreen(f *testing.F) {
 				return
 			}
 			state, _ = proxy.ScreenState(c)
+			if r.Method == "CONNECT" || slices.ContainsFunc(r.Header["Upgrade"], func(v string) bool { return !strings.EqualFold(v, "h2c") }) {
+				require.Equal(t, "open", state)
+				return
+			}
 			require.Equal(t, "head", state)
 			require.Zero(t, br.Buffered())
 		}

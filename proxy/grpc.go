@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -14,6 +15,12 @@ const (
 	grpcInternal          = 13
 	grpcUnavailable       = 14
 )
+
+// isGRPC reports whether a request is one of gRPC; gRPC-Web is not.
+func isGRPC(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
+}
 
 // pastDeadline reports whether the deadline of a client of gRPC has passed. A
 // backend that finds it so just resets the stream, and may be faster with that

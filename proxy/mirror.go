@@ -106,33 +106,72 @@ func (p *Proxy) mirrored(to *Pool) *mirror {
 
 // send sends a copy of a request as a backend gets it.
 func (m *mirror) send(raw []byte) {
-	m.start(func() (*http.Request, error) {
-		return http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
-	}, func() { raw = bytes.Clone(raw) })
-}
-
-// sendRequest is send for a request of net/http, whose body was kept.
-func (m *mirror) sendRequest(q *request) {
-	m.start(func() (*http.Request, error) {
-		r := q.copied.Clone(context.Background())
-		r.Body = http.NoBody
-		if q.body != nil {
-			r.Body = io.NopCloser(bytes.NewReader(q.body.copy))
-			r.ContentLength = int64(len(q.body.copy))
-		}
-		r.TransferEncoding = nil
-		return r, nil
-	}, func() {})
-}
-
-// start sends the request that build returns, in a goroutine of its own; before
-// that copy lets go of what is not its own.
-func (m *mirror) start(build func() (*http.Request, error), copy func()) {
-	stats := &m.proxy.mirrors
-	if !stats.begin() {
+	if !m.proxy.mirrors.begin() {
 		return
 	}
-	copy()
+	raw = bytes.Clone(raw)
+	m.run(func() (*http.Request, error) {
+		return http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+	})
+}
+
+// A mirrorCopy is a copy of a request of net/http, from when it has a place among
+// the mirrored ones until it is sent or dropped.
+type mirrorCopy struct {
+	mirror *mirror
+	head   *http.Request
+	body   []byte
+	ended  atomic.Bool // sent or dropped
+}
+
+// begin returns a copy of a request, as a backend gets it, without its body. It is
+// to be sent or dropped. If there is no place for it, begin returns nil.
+func (m *mirror) begin(r *http.Request) *mirrorCopy {
+	if !m.proxy.mirrors.begin() {
+		return nil
+	}
+	c := &mirrorCopy{mirror: m, head: r.Clone(context.Background())}
+	c.head.Body, c.head.TransferEncoding, c.head.Trailer = http.NoBody, nil, nil
+	return c
+}
+
+// add adds a part of the body.
+func (c *mirrorCopy) add(p []byte) {
+	switch {
+	case c.ended.Load():
+	case len(c.body)+len(p) > maxMirrored:
+		c.drop()
+		c.body = nil
+	default:
+		c.body = append(c.body, p...)
+	}
+}
+
+// send sends the copy, which is whole, unless it was dropped.
+func (c *mirrorCopy) send() {
+	if c.ended.Swap(true) {
+		return
+	}
+	c.mirror.run(func() (*http.Request, error) {
+		if c.head.ContentLength = int64(len(c.body)); len(c.body) > 0 {
+			c.head.Body = io.NopCloser(bytes.NewReader(c.body))
+		}
+		return c.head, nil
+	})
+}
+
+// drop gives the copy up, if it was not sent.
+func (c *mirrorCopy) drop() {
+	if !c.ended.Swap(true) {
+		c.mirror.proxy.mirrors.dropped.Add(1)
+		c.mirror.proxy.mirrors.end()
+	}
+}
+
+// run sends the request that build returns, in a goroutine of its own, and gives
+// its place back.
+func (m *mirror) run(build func() (*http.Request, error)) {
+	stats := &m.proxy.mirrors
 	go func() {
 		defer stats.end()
 		if err := m.roundTrip(build); err != nil {
@@ -150,9 +189,12 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 		return err
 	}
 	now := m.proxy.now()
-	b, _ := m.pool.pick(now, 0, false, nil)
+	b, open := m.pool.pick(now, 0, false, nil)
 	if b == nil {
 		return errNoBackend
+	}
+	if open {
+		b.open.Add(1)
 	}
 	x := exchange{p: m.proxy, start: now, route: route{pool: m.pool}}
 	x.try(b, now)
@@ -161,12 +203,23 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 	r = r.WithContext(ctx)
 	r.RequestURI = ""
 	r.URL.Scheme, r.URL.Host = "http", urlHost(b.addr)
+	if _, ok := r.Header["User-Agent"]; !ok {
+		r.Header.Set("User-Agent", "") // or net/http says its own
+	}
+	neverReplay(r)
 	b.bytesIn.Add(uint64(max(r.ContentLength, 0)))
 	resp, err := m.proxy.slow.transport(isGRPC(r), false).RoundTrip(r)
+	if err == nil {
+		if err = check(resp, r); err != nil {
+			resp.Body.Close()
+		}
+	}
 	if err != nil {
 		kind := errorKind(err)
 		if dial := (*dialError)(nil); errors.As(err, &dial) {
 			kind = DialFailed
+		} else if kind == Broken && isBadResponse(err) {
+			kind = BadResponse
 		}
 		x.lose(m.proxy.now(), kind, err)
 		return err

@@ -1,9 +1,11 @@
 package proxy_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -291,4 +293,107 @@ func TestMirrorClose(t *testing.T) {
 		r.close() // also waits for copies
 		crowd.halt()
 	}
+}
+
+// TestMirrorMalformed: what a mirror answers harms nobody, whatever it is.
+func TestMirrorMalformed(t *testing.T) {
+	for _, answer := range []string{
+		"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: odd\r\n\r\n",
+		"HTTP/1.1 000 None\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+	} {
+		eachWay(t, func(t *testing.T, w way) {
+			odd := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err == nil {
+					io.WriteString(c, answer)
+					io.Copy(io.Discard, br)
+				}
+			})
+			r := newRig(t, proxy.Options{}, newOrigin(t, "it", nil).addr)
+			r.Pool("shadow").SetBackends([]string{odd})
+			require.NoError(t, r.SetMirror("shadow", 10_000))
+			get(t, w.client(t), r.url("/"))
+			soon(t, func() bool { return r.Status().MirrorFails == 1 })
+			require.EqualValues(t, 1, r.pool("shadow").Errors[proxy.BadResponse], answer)
+			require.Zero(t, r.pool("shadow").Statuses)
+		})
+	}
+}
+
+// TestMirrorFailOpen: a copy that goes to a backend that is avoided is counted.
+func TestMirrorFailOpen(t *testing.T) {
+	copied := newShadow(t)
+	r := newRig(t, proxy.Options{}, newOrigin(t, "it", nil).addr)
+	r.Pool("shadow").SetBackends([]string{copied.addr})
+	r.Pool("shadow").SetHealthy(copied.addr, false)
+	require.NoError(t, r.SetMirror("shadow", 10_000))
+	get(t, fastWay.client(t), r.url("/"))
+	r.mirrors(1)
+	require.EqualValues(t, 1, r.pool("shadow").FailOpen)
+}
+
+// TestMirrorUserAgent: a copy has no User-Agent that the request had not.
+func TestMirrorUserAgent(t *testing.T) {
+	for i, te := range []string{"", "TE: trailers\r\n"} {
+		copied := newShadow(t)
+		r := newRig(t, proxy.Options{}, newOrigin(t, "it", nil).addr)
+		r.Pool("shadow").SetBackends([]string{copied.addr})
+		require.NoError(t, r.SetMirror("shadow", 10_000))
+		c, br := open(t, r.addr)
+		say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
+		require.Equal(t, 200, hear(t, br).status)
+		r.mirrors(1)
+		require.NotContains(t, copied.got[0].Header, "User-Agent", i)
+		c.Close()
+	}
+}
+
+// TestMirrorAtOnce: a copy does not wait for the response.
+func TestMirrorAtOnce(t *testing.T) {
+	for _, body := range []string{"", "small", strings.Repeat("x", 20_000)} {
+		eachWay(t, func(t *testing.T, w way) {
+			g, copied := newGate(t, "it"), newShadow(t)
+			r := newRig(t, proxy.Options{}, g.addr)
+			r.Pool("shadow").SetBackends([]string{copied.addr})
+			require.NoError(t, r.SetMirror("shadow", 10_000))
+			c := w.client(t)
+			got := in(func() (answer, error) { return fetch(c, "POST", r.url("/begun"), body) })
+			receive(t, g.arrived)
+			r.mirrors(1)
+			require.Equal(t, body, copied.all[0])
+			g.letGo()
+			require.NoError(t, receive(t, got).err)
+		})
+	}
+}
+
+// TestMirrorPlaces: requests that have no place among the mirrored ones are
+// dropped at once, and not kept for when there is one.
+func TestMirrorPlaces(t *testing.T) {
+	let := make(chan bool)
+	wait := func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		select {
+		case <-let:
+		case <-r.Context().Done():
+		}
+	}
+	own, hung := newOrigin(t, "", wait), newOrigin(t, "", wait)
+	r := newRig(t, proxy.Options{}, own.addr)
+	r.Pool("shadow").SetBackends([]string{hung.addr})
+	require.NoError(t, r.SetMirror("shadow", 10_000))
+	c := slowWay.client(t)
+	const more = 20
+	var got []<-chan result
+	for range proxy.MaxMirrors + more {
+		got = append(got, in(func() (answer, error) { return fetch(c, "POST", r.url("/"), strings.Repeat("x", 20_000)) }))
+	}
+	soon(t, func() bool { return r.Status().MirrorDrops == more }, "while none has been answered")
+	close(let)
+	for _, a := range got {
+		require.NoError(t, receive(t, a).err)
+	}
+	soon(t, func() bool { return r.Status().Mirrored == proxy.MaxMirrors })
+	require.EqualValues(t, more, r.Status().MirrorDrops)
 }

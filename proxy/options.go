@@ -58,8 +58,10 @@ type Options struct {
 
 	// BodyTimeout is how long a client may send nothing of a body that it owes,
 	// and the head start of the rate that MinBodyRate demands, and how long it
-	// may accept nothing of a response. It does not apply to HTTP/2, where
-	// streams may rest. Zero means 8 s; negative means for ever.
+	// may accept nothing of a response. Over HTTP/2, where streams may rest, it
+	// applies to bodies with Content-Length that are not of gRPC, and to how
+	// long a connection may take nothing of what is sent on it. Zero means 8 s;
+	// negative means for ever.
 	BodyTimeout time.Duration
 
 	// MinBodyRate is the least average rate at which a client must send a body,

@@ -29,6 +29,8 @@ type screened struct {
 	raw   []byte // read, not yet looked at
 	ready []byte // passed
 	state screenState
+	after screenState // of a body: atHead, or open
+	head  headScan
 
 	err   error
 	fresh bool // HTTP/2's preface may come
@@ -37,7 +39,7 @@ type screened struct {
 	// writes is the last.
 	lastWord atomic.Bool
 
-	unlimit func()      // is called when the client may take its time: HTTP/2, or an upgrade
+	unlimit func()      // is called when the client may take its time: after an upgrade
 	unread  atomic.Bool // the client may have sent what nobody reads, after what was refused
 
 	mu           sync.Mutex // guards the following
@@ -170,7 +172,7 @@ func (s *screened) Read(p []byte) (int, error) {
 			n, err := s.readBody(p[:min(int64(len(p)), s.left)])
 			s.left -= int64(n)
 			if s.left == 0 {
-				s.state = atHead
+				s.state = s.after
 			}
 			return n, err
 		case inChunks:
@@ -183,7 +185,7 @@ func (s *screened) Read(p []byte) (int, error) {
 				return k, s.err
 			}
 			if s.chunks.done {
-				s.state = atHead
+				s.state = s.after
 				s.raw = append(append([]byte(nil), p[k:n]...), s.raw...)
 			}
 			return k, err
@@ -223,7 +225,7 @@ func (s *screened) readHead() error {
 	for {
 		// Some clients send an empty line after a body.
 		for len(s.raw) >= 2 && s.raw[0] == '\r' && s.raw[1] == '\n' {
-			s.raw = s.raw[2:]
+			s.raw, s.head = s.raw[2:], headScan{}
 		}
 		size, next, err := s.screen(s.raw)
 		switch {
@@ -234,6 +236,7 @@ func (s *screened) readHead() error {
 			return nil
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
+			s.head = headScan{}
 			s.began, s.passed = time.Now(), 0
 			if s.begun {
 				s.begun = false
@@ -279,10 +282,33 @@ func validHost[T ~string | ~[]byte](host T) bool {
 	return true
 }
 
+func isMethod[T ~string | ~[]byte](method T) bool {
+	for i := range len(method) {
+		if !isToken[method[i]] {
+			return false
+		}
+	}
+	return len(method) > 0
+}
+
 const preface = "PRI * HTTP/2.0\r\n\r\n"
 
-// screen looks at a request. It returns the size of its head, 0 if that is not
-// there yet, and what follows it.
+// A headScan is what has been seen of a head that may come in pieces. None is
+// looked at twice.
+type headScan struct {
+	line     int // where the first line begins that has no end yet
+	searched int // up to where its end was looked for
+
+	hosts, lengths, codings int
+	length                  int64
+	upgrade                 bool
+	old                     bool // HTTP/1.0
+	connect                 bool
+}
+
+// screen looks at a request, of which there may be more than when it was called
+// before. It returns the size of its head, 0 if that is not there yet, and what
+// follows it.
 func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 	bad := func(format string, args ...any) (int, screenState, error) {
 		return 0, atHead, fmt.Errorf("%w: "+format, append([]any{errBadRequest}, args...)...)
@@ -292,50 +318,47 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
-			s.unlimit()
 			return len(preface), open, nil
 		}
 	}
-	var (
-		hosts, lengths, codings int
-		length                  int64
-		upgrade                 bool
-		old                     bool // HTTP/1.0
-		connect                 bool
-	)
-	for at, line := 0, 0; ; line++ {
-		eol := bytes.IndexByte(b[at:], '\n')
+	h := &s.head
+	for {
+		eol := bytes.IndexByte(b[h.searched:], '\n')
 		if eol < 0 {
+			h.searched = len(b)
 			return 0, atHead, nil
 		}
-		if eol == 0 || b[at+eol-1] != '\r' {
+		eol += h.searched
+		if eol == h.line || b[eol-1] != '\r' {
 			return bad("a line ends without carriage return")
 		}
-		text := b[at : at+eol-1]
-		at += eol + 1
+		text := b[h.line : eol-1]
+		first := h.line == 0
+		h.line = eol + 1
+		h.searched = h.line
 		for _, c := range text {
 			if !isValue[c] {
 				return bad("a control character in its head")
 			}
 		}
-		if line == 0 {
+		if first {
 			method, rest, _ := bytes.Cut(text, []byte(" "))
 			target, proto, ok := bytes.Cut(rest, []byte(" "))
-			if !ok || len(method) == 0 || len(target) == 0 || string(proto) != "HTTP/1.1" && string(proto) != "HTTP/1.0" {
+			if !ok || len(target) == 0 || string(proto) != "HTTP/1.1" && string(proto) != "HTTP/1.0" {
 				return bad("its first line is malformed")
 			}
-			old = string(proto) == "HTTP/1.0"
-			connect = string(method) == "CONNECT"
-			if string(method) == "PRI" || bytes.ContainsFunc(method, func(c rune) bool { return c >= 0x80 || !isToken[c] }) {
+			h.old = string(proto) == "HTTP/1.0"
+			h.connect = string(method) == "CONNECT"
+			if string(method) == "PRI" || !isMethod(method) {
 				return bad("its method is HTTP/2's, or none")
 			}
-			if _, err := url.ParseRequestURI(string(target)); err != nil && !connect {
+			if _, err := url.ParseRequestURI(string(target)); err != nil && !h.connect {
 				return bad("its target is none")
 			}
 			continue
 		}
 		if len(text) == 0 {
-			size = at
+			size = h.line
 			break
 		}
 		name, value, ok := bytes.Cut(text, []byte(":"))
@@ -350,17 +373,17 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 		value = bytes.Trim(value, " \t")
 		switch fieldKindOf(name) {
 		case hostField:
-			hosts++
+			h.hosts++
 			if !validHost(value) {
 				return bad("Host has a character that it cannot have")
 			}
 		case lengthField:
-			lengths++
-			if length = parseLength(value); length < 0 {
+			h.lengths++
+			if h.length = parseLength(value); h.length < 0 {
 				return bad("Content-Length is no number")
 			}
 		case codingField:
-			codings++
+			h.codings++
 			if !equalFold(value, "chunked") {
 				return bad("Transfer-Encoding is not chunked")
 			}
@@ -371,31 +394,35 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 				}
 			}
 		case upgradeField:
-			upgrade = upgrade || !isH2C(string(value))
+			h.upgrade = h.upgrade || !isH2C(string(value))
 		}
 	}
 	switch {
-	case hosts > 1 || hosts == 0 && !old:
-		return bad("it has %d Host fields", hosts)
-	case lengths > 1:
-		return bad("it has %d Content-Length fields", lengths)
-	case codings > 1:
-		return bad("it has %d Transfer-Encoding fields", codings)
-	case codings == 1 && lengths == 1:
+	case h.hosts > 1 || h.hosts == 0 && !h.old:
+		return bad("it has %d Host fields", h.hosts)
+	case h.lengths > 1:
+		return bad("it has %d Content-Length fields", h.lengths)
+	case h.codings > 1:
+		return bad("it has %d Transfer-Encoding fields", h.codings)
+	case h.codings == 1 && h.lengths == 1:
 		return bad("it has both Content-Length and Transfer-Encoding")
-	case codings == 1 && old:
+	case h.codings == 1 && h.old:
 		return bad("Transfer-Encoding in HTTP/1.0")
-	case upgrade || connect:
+	}
+	s.after = atHead
+	if h.upgrade || h.connect {
+		s.after = open // no request follows: see ServeHTTP
 		s.unread.Store(true)
-		return size, open, nil // no request follows: see ServeHTTP
-	case codings == 1:
+	}
+	switch {
+	case h.codings == 1:
 		s.chunks = chunkScanner{}
 		return size, inChunks, nil
-	case length > 0:
-		s.left = length
+	case h.length > 0:
+		s.left = h.length
 		return size, inBody, nil
 	}
-	return size, atHead, nil
+	return size, s.after, nil
 }
 
 // withoutH2C returns the protocols of an Upgrade that may be passed on.

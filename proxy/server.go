@@ -292,7 +292,7 @@ func (s *server) handOver(c *conn, read []byte) {
 	t, encrypted := to.(*tls.Conn)
 	switch {
 	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
-		sock.unlimit()
+		// There is nothing to screen.
 	case encrypted:
 		to = screenedTLS{newScreened(s.proxy, t, sock.unlimit, read, false), t}
 	default:

@@ -1,14 +1,10 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"log"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -17,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -85,18 +80,16 @@ func (s *slowPath) server(owner *server) *http.Server {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     s.quiet,
 		Protocols:                    new(http.Protocols),
-		BaseContext:                  func(net.Listener) context.Context { return owner.ctx },
+		// A client that is gone without a word is found out. The answer to a ping
+		// may take a while: there may be much on the way before it.
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		BaseContext: func(net.Listener) context.Context { return owner.ctx },
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
 	srv.Protocols.SetUnencryptedHTTP2(true)
 	return srv
 }
-
-type bodyBuffers struct{}
-
-func (bodyBuffers) Get() []byte  { return copyBuffers.Get().(*[32 << 10]byte)[:] }
-func (bodyBuffers) Put(b []byte) { copyBuffers.Put((*[32 << 10]byte)(b)) }
 
 // A request is what the slow path knows of one.
 type request struct {
@@ -111,8 +104,8 @@ type request struct {
 	deadline time.Duration // of a client of gRPC, from the start; 0 if there is none
 	timeout  *time.Timer   // nil if there is none
 
-	mirror *mirror       // nil if it is not mirrored
-	copied *http.Request // as a backend gets it, for mirror
+	mirror *mirror     // nil if it is not mirrored
+	copy   *mirrorCopy // nil if it is not, or not any more
 }
 
 type requestKey struct{}
@@ -120,18 +113,19 @@ type requestKey struct{}
 // ServeHTTP passes a request to a backend, and its response back. It is for
 // those who have a server of their own; [Proxy.Serve] costs far less.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect || r.Method == "PRI" {
-		w.Header().Set("Connection", "close")
-		http.Error(w, "this is no forward proxy", http.StatusMethodNotAllowed)
-		return
-	}
-	if !validHost(r.Host) { // net/http looks at HTTP/1.1's only
-		http.Error(w, "the host has a character that it cannot have", http.StatusBadRequest)
-		return
-	}
 	q := &request{exchange: exchange{p: p, start: p.now()}}
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		q.peer = a.Addr().Unmap()
+	}
+	if status, text := p.unserved(r); status != 0 {
+		p.refused.Add(1)
+		q.status = status
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		http.Error(w, text, status)
+		q.concludeFor(r)
+		return
 	}
 	q.upgrade = slices.ContainsFunc(r.Header["Upgrade"], func(v string) bool { return !isH2C(v) })
 	q.grpc = r.ProtoMajor == 2 && isGRPC(r)
@@ -145,11 +139,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer q.timeout.Stop()
 	}
 	if limit := p.opts.MaxBodyBytes; limit > 0 {
-		if r.ContentLength > limit {
-			w.Header().Set("Connection", "close")
-			http.Error(w, "the body is too large", http.StatusRequestEntityTooLarge)
-			return
-		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
 	p.slow.route(q, r)
@@ -157,12 +146,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.mirror = p.mirrored(q.route.pool)
 	}
 	out := r.WithContext(ctx)
+	if d := p.opts.BodyTimeout; d > 0 && r.ProtoMajor == 2 && r.ContentLength > 0 && !q.grpc {
+		timed := newTimedBody(r.Body, http.NewResponseController(w), d, p.opts.MinBodyRate)
+		defer timed.end()
+		r.Body = timed
+	}
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		q.body = &requestBody{ReadCloser: r.Body}
 		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
 			q.body.keep()
-		} else if q.mirror != nil && r.ContentLength <= maxMirrored {
-			q.body.copying = true
 		}
 		out.Body = q.body
 		// Without it net/http would read the whole body before the response.
@@ -179,16 +171,34 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.status == 0 {
 			q.status = recorder.status
 		}
-		switch {
-		case q.mirror == nil || q.copied == nil:
-		case q.body == nil || q.body.copied.Load():
-			q.mirror.sendRequest(q)
-		default: // too large, or not whole
-			p.mirrors.dropped.Add(1)
+		if q.copy != nil {
+			q.copy.drop() // its body did not come as a whole
 		}
-		q.conclude(r.Method, r.Host, r.URL.RequestURI(), p.clientOf(q.peer, r), r.Proto)
+		q.concludeFor(r)
 	}()
 	p.slow.reverse.ServeHTTP(recorder, out)
+}
+
+// unserved returns how to answer a request that no backend is to see; the status
+// is 0 for others. What screened lets pass is looked at again: HTTP/2 does not
+// come through it, nor what somebody else's server reads.
+func (p *Proxy) unserved(r *http.Request) (status int, text string) {
+	switch limit := p.opts.MaxBodyBytes; {
+	case r.Method == http.MethodConnect, r.Method == "PRI":
+		return http.StatusMethodNotAllowed, "this is no forward proxy"
+	case !isMethod(r.Method):
+		return http.StatusBadRequest, "the method has a character that it cannot have"
+	case !validHost(r.Host):
+		return http.StatusBadRequest, "the host has a character that it cannot have"
+	case limit > 0 && r.ContentLength > limit:
+		return http.StatusRequestEntityTooLarge, "the body is too large"
+	}
+	return 0, ""
+}
+
+// concludeFor is conclude.
+func (q *request) concludeFor(r *http.Request) {
+	q.conclude(r.Method, r.Host, r.URL.RequestURI(), q.p.clientOf(q.peer, r), r.Proto)
 }
 
 var (
@@ -276,235 +286,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 			h.Del("Tracestate")
 		}
 	}
-	if q.mirror != nil {
-		q.copied = r.Out
-	}
-}
-
-// transport returns what a request of a kind is sent with.
-func (s *slowPath) transport(grpc, upgrade bool) *http.Transport {
-	switch speaks := s.proxy.opts.Backends; {
-	case grpc && speaks != HTTP1:
-		return &s.grpc
-	case speaks == H2C && !upgrade:
-		return &s.h2c
-	}
-	return &s.http1
-}
-
-// isGRPC reports whether a request is one of gRPC; gRPC-Web is not.
-func isGRPC(r *http.Request) bool {
-	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
-	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
-}
-
-// RoundTrip has a backend answer the request. It implements [http.RoundTripper]
-// for the reverse proxy.
-func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
-	q := req.Context().Value(requestKey{}).(*request)
-	transport := s.transport(q.grpc, q.upgrade)
-	for {
-		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
-		if err != nil {
-			return nil, err
-		}
-		q.try(b, now)
-		ctx, cancel := context.WithCancelCause(req.Context())
-		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
-		out := req.WithContext(ctx)
-		url := *req.URL
-		url.Host = urlHost(b.addr)
-		out.URL = &url
-		if q.body != nil {
-			out.Body = q.body.attempt(b)
-		}
-		resp, err := transport.RoundTrip(out)
-		if err == nil {
-			if err = check(resp, out); err == nil {
-				q.answer(s.proxy.now(), resp.StatusCode)
-				resp.Body = q.track(resp, req.Context(), ctx, func(cause error) { stop(); cancel(cause) })
-				return resp, nil
-			}
-			resp.Body.Close()
-		}
-		stop()
-		kind := q.kindOf(req.Context(), ctx, err)
-		cancel(nil)
-		q.lose(s.proxy.now(), kind, err)
-		if kind == Canceled || q.body != nil && !q.body.replayable() ||
-			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed, isIdempotent(req.Method) && kind == Broken) {
-			return nil, &backendError{kind, err}
-		}
-	}
-}
-
-// A backendError is why the last backend did not answer.
-type backendError struct {
-	kind ErrorKind
-	err  error
-}
-
-func (e *backendError) Error() string { return e.err.Error() }
-func (e *backendError) Unwrap() error { return e.err }
-
-func isIdempotent(method string) bool {
-	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}, method)
-}
-
-// check looks at the head of a response for what net/http lets pass.
-func check(resp *http.Response, req *http.Request) error {
-	switch up := req.Header.Get("Upgrade"); {
-	case resp.ProtoMajor != 1 && resp.ProtoMajor != 2, resp.StatusCode < 100, resp.StatusCode > 599:
-		return fmt.Errorf("%w: %s %s", errMalformed, resp.Proto, resp.Status)
-	case resp.StatusCode == http.StatusSwitchingProtocols && (up == "" || !strings.EqualFold(up, resp.Header.Get("Upgrade"))):
-		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, resp.Header.Get("Upgrade"), up)
-	}
-	return nil
-}
-
-// kindOf says what an error of a transport means. client is the request's
-// context, ctx the attempt's.
-func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
-	var dial *dialError
-	var timeout net.Error
-	switch {
-	case q.body != nil && q.body.failed() != nil:
-		return Canceled // by the client
-	case errors.As(err, &dial):
-		return DialFailed
-	case errors.Is(context.Cause(client), errTimeout):
-		return TimedOut
-	case client.Err() != nil, q.pastDeadline():
-		return Canceled
-	case errors.Is(context.Cause(ctx), errSilent):
-		return TimedOut
-	case ctx.Err() != nil:
-		return Broken // its time to drain is over
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return TimedOut
-	case isBadResponse(err):
-		return BadResponse
-	}
-	return Broken
-}
-
-// isBadResponse reports whether a transport could not read a response, or its
-// body, for what it says. net/http has no errors to tell that by.
-func isBadResponse(err error) bool {
-	var op *net.OpError
-	switch {
-	case errors.Is(err, errMalformed):
-		return true
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
-		return false
-	}
-	for _, word := range []string{"malformed", "invalid", "exceeded", "too many 1xx", "Content-Length", "unsupported transfer", "chunk"} {
-		if strings.Contains(err.Error(), word) {
-			return true
-		}
-	}
-	return false
-}
-
-// track ends the attempt, whose context is ctx, when the body has been read or
-// closed. client is the context of the request.
-func (q *request) track(resp *http.Response, client, ctx context.Context, cancel func(error)) io.ReadCloser {
-	t := &trackedBody{ReadCloser: resp.Body, q: q, client: client, ctx: ctx, cancel: cancel}
-	q.tracked = t
-	if d := q.p.opts.ResponseTimeout; d > 0 && resp.ContentLength > 0 {
-		t.limit = d
-		t.silent = time.AfterFunc(d, func() { cancel(errSilent) })
-	}
-	rw, ok := resp.Body.(io.ReadWriteCloser)
-	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
-		return t
-	}
-	q.upgraded = true
-	q.b.upgraded()
-	if q.timeout != nil {
-		q.timeout.Stop()
-	}
-	t.stop = context.AfterFunc(q.b.ctx, func() { rw.Close() })
-	return &upgradedBody{trackedBody: t, w: rw}
-}
-
-type trackedBody struct {
-	io.ReadCloser
-	q        *request
-	client   context.Context // of the request
-	ctx      context.Context // of the attempt
-	cancel   func(error)
-	stop     func() bool
-	limit    time.Duration // for more of the body
-	silent   *time.Timer   // ends the attempt after limit; nil if there is none
-	received atomic.Int64
-	failed   atomic.Pointer[error]
-	whole    atomic.Bool // all of it was read
-	once     sync.Once
-}
-
-func (t *trackedBody) Read(p []byte) (int, error) {
-	if t.silent != nil {
-		t.silent.Reset(t.limit)
-	}
-	n, err := t.ReadCloser.Read(p)
-	if t.silent != nil {
-		t.silent.Stop() // the client may take its time
-	}
-	t.received.Add(int64(n))
-	if err == io.EOF {
-		t.whole.Store(true)
-	} else if err != nil {
-		t.failed.Store(&err)
-	}
-	return n, err
-}
-
-func (t *trackedBody) Close() error {
-	err := t.ReadCloser.Close()
-	t.end()
-	return err
-}
-
-// end ends the attempt.
-func (t *trackedBody) end() {
-	t.once.Do(func() {
-		t.q.received = t.received.Load()
-		if t.stop != nil {
-			t.stop()
-		}
-		if failed := t.failed.Load(); failed != nil && !t.q.upgraded {
-			err, kind := *failed, t.q.kindOf(t.client, t.ctx, *failed)
-			if cause := context.Cause(t.ctx); cause != nil {
-				err = cause
-			}
-			t.q.lose(t.q.p.now(), kind, err)
-		} else if !t.whole.Load() && !t.q.upgraded {
-			t.q.lose(t.q.p.now(), Canceled, errClientGone)
-		} else {
-			t.q.finish()
-		}
-		if t.silent != nil {
-			t.silent.Stop()
-		}
-		t.cancel(nil)
-	})
-}
-
-// An upgradedBody is that of a response that switches protocols.
-type upgradedBody struct {
-	*trackedBody
-	w io.Writer
-}
-
-func (u *upgradedBody) Write(p []byte) (int, error) { return u.w.Write(p) }
-
-// CloseWrite lets one direction end before the other.
-func (u *upgradedBody) CloseWrite() error {
-	if c, ok := u.w.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errors.ErrUnsupported
+	neverReplay(r.Out)
 }
 
 // modify changes the response before the client gets it.
@@ -531,11 +313,16 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	status, text := q.refusal(kind, err)
 	var tooLarge *http.MaxBytesError
+	var unsendable *unsendableError
 	switch {
+	case errors.As(err, &unsendable):
+		status, text = http.StatusBadRequest, "the request cannot be passed on"
+		s.proxy.refused.Add(1)
 	case errors.Is(context.Cause(r.Context()), errTimeout):
 		status, text = http.StatusGatewayTimeout, "the request took too long"
 	case q.body != nil && errors.As(q.body.failed(), &tooLarge):
 		status, text = http.StatusRequestEntityTooLarge, "the body is too large"
+		s.proxy.refused.Add(1)
 	case q.body != nil && errors.Is(q.body.failed(), os.ErrDeadlineExceeded):
 		status, text = http.StatusRequestTimeout, "the body came too slowly"
 	case q.body != nil && q.body.failed() != nil:
@@ -554,140 +341,3 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	http.Error(w, text, status)
 }
-
-// A dialError says that there was no connection.
-type dialError struct{ error }
-
-func (e *dialError) Unwrap() error { return e.error }
-
-func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
-	conn, err := s.proxy.dial(ctx, backendAddr(host))
-	if err != nil {
-		return nil, &dialError{err}
-	}
-	n := &notifyConn{Conn: conn}
-	forget := func() {
-		s.mu.Lock()
-		delete(s.conns, n)
-		s.mu.Unlock()
-	}
-	n.onClose.Store(&forget)
-	s.mu.Lock()
-	s.conns[n] = struct{}{}
-	s.mu.Unlock()
-	return n, nil
-}
-
-// close closes all connections to backends. The transports could close only
-// those that rest, and take a while to notice which do.
-func (s *slowPath) close() {
-	s.mu.Lock()
-	conns := slices.Collect(maps.Keys(s.conns))
-	s.mu.Unlock()
-	for _, c := range conns {
-		c.Close()
-	}
-	s.http1.CloseIdleConnections()
-	s.h2c.CloseIdleConnections()
-	s.grpc.CloseIdleConnections()
-}
-
-const unixHost = ".unix.invalid:80"
-
-// urlHost returns an address as the host of a URL, which tells the transports
-// which connections they can use again; backendAddr returns the address.
-func urlHost(addr string) string {
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return hex.EncodeToString([]byte(path)) + unixHost
-	}
-	return addr
-}
-
-func backendAddr(host string) string {
-	if path, ok := strings.CutSuffix(host, unixHost); ok {
-		if b, err := hex.DecodeString(path); err == nil {
-			return "unix:" + string(b)
-		}
-	}
-	return host
-}
-
-// A requestBody is the body of a request, which may have to be sent again.
-type requestBody struct {
-	io.ReadCloser
-	touched atomic.Bool
-	err     atomic.Pointer[error]
-	whole   bool     // it was read before, and is in copy
-	to      *backend // of the attempt
-
-	// For a mirror. It is not read ahead: the client may wait for an answer to
-	// a part of it.
-	copying bool
-	copied  atomic.Bool // copy is all of it, and does not change any more
-	copy    []byte
-}
-
-// keep reads the body, which is small.
-func (b *requestBody) keep() {
-	buf, err := io.ReadAll(b.ReadCloser)
-	b.copy = buf
-	if err == nil {
-		b.whole = true
-		b.copied.Store(true)
-		return
-	}
-	b.touched.Store(true)
-	b.err.Store(&err)
-	b.ReadCloser = failedBody{err}
-}
-
-// A failedBody is one that the client did not send.
-type failedBody struct{ err error }
-
-func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
-func (b failedBody) Close() error             { return nil }
-
-// attempt returns the body for an attempt on a backend.
-func (b *requestBody) attempt(to *backend) io.ReadCloser {
-	if b.whole {
-		return &requestBody{ReadCloser: io.NopCloser(bytes.NewReader(b.copy)), to: to}
-	}
-	b.to = to
-	return b
-}
-
-func (b *requestBody) replayable() bool { return b.whole || !b.touched.Load() }
-
-func (b *requestBody) failed() error {
-	if e := b.err.Load(); e != nil {
-		return *e
-	}
-	return nil
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.touched.Store(true)
-	n, err := b.ReadCloser.Read(p)
-	b.to.bytesIn.Add(uint64(n))
-	if b.copying {
-		if len(b.copy)+n > maxMirrored {
-			b.copying, b.copy = false, nil
-		} else {
-			b.copy = append(b.copy, p[:n]...)
-		}
-	}
-	switch {
-	case err == io.EOF:
-		if b.copying {
-			b.copying = false
-			b.copied.Store(true)
-		}
-	case err != nil:
-		b.err.Store(&err)
-	}
-	return n, err
-}
-
-// Close does nothing: a transport closes the body of every attempt, and the
-// server closes the body itself.
-func (b *requestBody) Close() error { return nil }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -368,4 +369,22 @@ func TestPrefaceWithTLS(t *testing.T) {
 	require.Empty(t, seen)
 	require.Zero(t, cut)
 	require.Empty(t, odd)
+}
+
+// TestScreenPieces: what comes byte by byte is read as what comes at once, an
+// empty line before it included.
+func TestScreenPieces(t *testing.T) {
+	f := serve(t, proxy.Options{}, newRecorder(t).addr)
+	c := dial(t, f.addr)
+	br := bufio.NewReader(c)
+	toSlowPath(t, c, br)
+	for range 3 {
+		for _, b := range "\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\nX: y\r\n\r\n" {
+			send(t, c, string(b))
+			time.Sleep(time.Millisecond)
+		}
+		resp, err := readResponse(br, "GET")
+		require.NoError(t, err)
+		require.Equal(t, "/a", resp.Header.Get("X-Target"))
+	}
 }

@@ -12,7 +12,7 @@ type Status struct {
 	Split []Share
 
 	NoBackend   uint64 // requests that found no backend for as long as they may wait
-	Refused     uint64 // requests that were malformed or ambiguous
+	Refused     uint64 // requests that were malformed or ambiguous, had a larger body than they may, or were of CONNECT
 	Mirrored    uint64 // copies of requests that were sent
 	MirrorFails uint64 // those that failed
 	MirrorDrops uint64 // those that were too many at once, or too large

@@ -140,19 +140,23 @@ func (x *exchange) conclude(method, host, target string, client netip.Addr, prot
 func (x *exchange) report(log, span bool, method, host, target string, client netip.Addr, proto string) {
 	end := time.Now()
 	took := time.Duration(x.p.now() - x.start)
+	pool := ""
+	if x.route.pool != nil { // it is, if the request was refused before
+		pool = x.route.pool.name
+	}
 	if span {
 		x.p.opts.Span(Span{
 			TraceID: x.trace.id, SpanID: x.trace.span, ParentID: x.trace.parent,
 			Start: end.Add(-took), End: end,
 			Method: method, Host: host, Target: target, Client: client,
-			Pool: x.route.pool.name, Backend: x.last, Status: x.status, Attempts: x.attempts,
+			Pool: pool, Backend: x.last, Status: x.status, Attempts: x.attempts,
 		})
 	}
 	if log {
 		attrs := []any{
 			slog.String("client", client.String()), slog.String("method", method), slog.String("host", host),
 			slog.String("target", target), slog.String("proto", proto), slog.Int("status", x.status),
-			slog.Int64("bytes", x.received), slog.Duration("took", took), slog.String("pool", x.route.pool.name),
+			slog.Int64("bytes", x.received), slog.Duration("took", took), slog.String("pool", pool),
 			slog.String("backend", x.last), slog.Int("attempts", x.attempts),
 		}
 		if x.trace.on {

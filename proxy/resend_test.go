@@ -1,0 +1,188 @@
+package proxy_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/proxy"
+)
+
+// slowWays are the ways through net/http, which sends some requests again by
+// itself.
+var slowWays = []way{slowWay, h2Way}
+
+// TestResend: a request that broke on a connection that was kept is sent again to
+// the same backend, and that is counted; but not without budget.
+func TestResend(t *testing.T) {
+	for _, w := range slowWays {
+		for _, test := range []struct {
+			name   string
+			opts   proxy.Options
+			status int
+			seen   int64
+		}{
+			{"may be", proxy.Options{}, 200, 3},
+			{"no budget", proxy.Options{RetryBudget: -1}, 502, 2},
+			{"no more attempts", proxy.Options{MaxAttempts: 1}, 502, 2},
+		} {
+			t.Run(string(w)+" "+test.name, func(t *testing.T) {
+				var seen atomic.Int64
+				addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+					for first := true; ; first = false {
+						if _, err := http.ReadRequest(br); err != nil {
+							return
+						}
+						seen.Add(1)
+						if !first {
+							return
+						}
+						io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+					}
+				})
+				r := newRig(t, test.opts, addr)
+				c := w.client(t)
+				get(t, c, r.url("/"))
+				a, err := fetch(c, "GET", r.url("/"), "")
+				require.NoError(t, err)
+				require.Equal(t, test.status, a.status)
+				require.Equal(t, test.seen, seen.Load())
+				st := r.backend(addr)
+				require.EqualValues(t, test.seen, st.Requests)
+				require.EqualValues(t, test.seen-2, st.Retries)
+				require.EqualValues(t, 1, st.Errors[proxy.Broken])
+			})
+		}
+	}
+}
+
+// TestCrashingRequest: a request that has a backend crash is not sent to one after
+// the other beyond MaxAttempts, though connections to them had been kept and there
+// are no new ones.
+func TestCrashingRequest(t *testing.T) {
+	for _, w := range slowWays {
+		t.Run(string(w), func(t *testing.T) {
+			var crashes atomic.Int64
+			var addrs []string
+			for range 6 {
+				l := newListener(t)
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					defer c.Close()
+					br := bufio.NewReader(c)
+					for {
+						req, err := http.ReadRequest(br)
+						if err != nil {
+							return
+						}
+						if req.URL.Path == "/crash" {
+							crashes.Add(1)
+							l.Close()
+							return
+						}
+						io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+					}
+				})
+				t.Cleanup(wg.Wait)
+				t.Cleanup(func() { l.Close() })
+				addrs = append(addrs, l.Addr().String())
+			}
+			r := newRig(t, proxy.Options{Balance: proxy.RoundRobin}, addrs...)
+			c := w.client(t)
+			for range addrs {
+				get(t, c, r.url("/"))
+			}
+			a, err := fetch(c, "GET", r.url("/crash"), "")
+			require.NoError(t, err)
+			require.Equal(t, http.StatusBadGateway, a.status)
+			require.EqualValues(t, 3, crashes.Load())
+			r.close()
+		})
+	}
+}
+
+// TestNoReplayIdempotencyKey: a POST without a body is not sent again because it
+// has a field that says that it could be. The field is passed on.
+func TestNoReplayIdempotencyKey(t *testing.T) {
+	for _, w := range slowWays {
+		for _, field := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+			t.Run(fmt.Sprint(w, field), func(t *testing.T) {
+				posts := make(chan *http.Request, 10)
+				addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+					for {
+						r, err := http.ReadRequest(br)
+						if err != nil {
+							return
+						}
+						if r.Method == "POST" {
+							posts <- r
+							return
+						}
+						io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+					}
+				})
+				r := newRig(t, proxy.Options{}, addr)
+				c := w.client(t)
+				get(t, c, r.url("/"))
+				a, err := fetch(c, "POST", r.url("/"), "", field, "key")
+				require.NoError(t, err)
+				require.Equal(t, http.StatusBadGateway, a.status)
+				p := receive(t, posts)
+				assert.Equal(t, "key", p.Header.Get(field))
+				assert.Empty(t, p.TransferEncoding)
+				assert.Zero(t, p.ContentLength)
+				require.Empty(t, posts)
+			})
+		}
+	}
+}
+
+// TestUnsendable: a request that cannot be sent to a backend says nothing about
+// that.
+func TestUnsendable(t *testing.T) {
+	t.Run("field", func(t *testing.T) {
+		o := newOrigin(t, "it", nil)
+		r := newRig(t, proxy.Options{}, o.addr)
+		req := httptest.NewRequest("GET", "/", nil)
+		req.Header["no name"] = []string{"x"}
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, req)
+		require.Equal(t, http.StatusBadRequest, w.Code)
+		require.False(t, r.backend(o.addr).Avoided)
+		require.EqualValues(t, 1, r.backend(o.addr).Errors[proxy.Canceled])
+		require.EqualValues(t, 1, r.Status().Refused)
+	})
+	t.Run("size", func(t *testing.T) {
+		l := newListener(t)
+		srv := &http.Server{Handler: http.NotFoundHandler(), MaxHeaderBytes: 1 << 10, Protocols: new(http.Protocols)}
+		srv.Protocols.SetUnencryptedHTTP2(true)
+		var wg sync.WaitGroup
+		wg.Go(func() { srv.Serve(l) })
+		t.Cleanup(wg.Wait)
+		t.Cleanup(func() { srv.Close() })
+		addr := l.Addr().String()
+		r := newRig(t, proxy.Options{Backends: proxy.H2C}, addr)
+		c := h2Way.client(t)
+		_, err := fetch(c, "GET", r.url("/"), "") // then its settings are known
+		require.NoError(t, err)
+		a, err := fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 20<<10))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusBadRequest, a.status)
+		require.False(t, r.backend(addr).Avoided)
+		require.EqualValues(t, 1, r.Status().Refused)
+	})
+}

@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+)
+
+// RoundTrip has a backend answer the request. It implements [http.RoundTripper]
+// for the reverse proxy.
+func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
+	q := req.Context().Value(requestKey{}).(*request)
+	transport := s.transport(q.grpc, q.upgrade)
+	q.mirrorTo(req)
+	for {
+		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
+		if err != nil {
+			return nil, err
+		}
+		q.try(b, now)
+		ctx, cancel := context.WithCancelCause(req.Context())
+		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
+		sent := sending{q: q, b: b, cancel: cancel, counted: transport == &s.http1}
+		out := req.WithContext(sent.trace(ctx))
+		url := *req.URL
+		url.Host = urlHost(b.addr)
+		out.URL = &url
+		if q.body != nil {
+			out.Body = q.body.attempt(b)
+		}
+		resp, err := transport.RoundTrip(out)
+		if err == nil {
+			if err = check(resp, out); err == nil {
+				q.answer(s.proxy.now(), resp.StatusCode)
+				resp.Body = q.track(resp, req.Context(), ctx, func(cause error) { stop(); cancel(cause) })
+				return resp, nil
+			}
+			resp.Body.Close()
+		} else if ctx.Err() == nil && sent.unsendable(err) {
+			err = &unsendableError{err}
+		}
+		stop()
+		kind := q.kindOf(req.Context(), ctx, err)
+		cancel(nil)
+		q.lose(s.proxy.now(), kind, err)
+		if kind == Canceled || q.body != nil && !q.body.replayable() ||
+			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed || sent.wrote.Load(), isIdempotent(req.Method) && (kind == Broken || kind == DialFailed)) {
+			return nil, &backendError{kind, err}
+		}
+	}
+}
+
+// mirrorTo has the request, as a backend gets it, mirrored: at once, if there is
+// all of it, or once its body has passed. The body is not read ahead: the client
+// may wait for an answer to a part of it.
+func (q *request) mirrorTo(req *http.Request) {
+	if q.mirror == nil {
+		return
+	}
+	if req.ContentLength > maxMirrored {
+		q.p.mirrors.dropped.Add(1)
+		return
+	}
+	c := q.mirror.begin(req)
+	switch {
+	case c == nil:
+	case q.body == nil:
+		c.send()
+	case q.body.whole:
+		c.body = q.body.copy
+		c.send()
+	default:
+		q.copy, q.body.mirror = c, c
+	}
+}
+
+// A backendError is why the last backend did not answer.
+type backendError struct {
+	kind ErrorKind
+	err  error
+}
+
+func (e *backendError) Error() string { return e.err.Error() }
+func (e *backendError) Unwrap() error { return e.err }
+
+func isIdempotent(method string) bool {
+	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}, method)
+}
+
+// check looks at the head of a response for what net/http lets pass.
+func check(resp *http.Response, req *http.Request) error {
+	switch up := req.Header.Get("Upgrade"); {
+	case resp.ProtoMajor != 1 && resp.ProtoMajor != 2, resp.StatusCode < 100, resp.StatusCode > 599:
+		return fmt.Errorf("%w: %s %s", errMalformed, resp.Proto, resp.Status)
+	case resp.StatusCode == http.StatusSwitchingProtocols && (up == "" || !strings.EqualFold(up, resp.Header.Get("Upgrade"))):
+		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, resp.Header.Get("Upgrade"), up)
+	}
+	return nil
+}
+
+// kindOf says what an error of a transport means. client is the request's
+// context, ctx the attempt's.
+func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
+	var dial *dialError
+	var timeout net.Error
+	var unsendable *unsendableError
+	switch {
+	case q.body != nil && q.body.failed() != nil, errors.As(err, &unsendable):
+		return Canceled // by the client
+	case errors.As(err, &dial):
+		return DialFailed
+	case errors.Is(context.Cause(client), errTimeout):
+		return TimedOut
+	case client.Err() != nil, q.pastDeadline():
+		return Canceled
+	case errors.Is(context.Cause(ctx), errSilent):
+		return TimedOut
+	case ctx.Err() != nil:
+		return Broken // its time to drain is over
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return TimedOut
+	case isBadResponse(err):
+		return BadResponse
+	}
+	return Broken
+}
+
+// isBadResponse reports whether a transport could not read a response, or its
+// body, for what it says. net/http has no errors to tell that by.
+func isBadResponse(err error) bool {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, errMalformed):
+		return true
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
+		return false
+	}
+	for _, word := range []string{"malformed", "invalid", "exceeded", "too many 1xx", "Content-Length", "unsupported transfer", "chunk"} {
+		if strings.Contains(err.Error(), word) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,64 @@
+package proxy_test
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/weaverkit/weaverkit/proxy"
+)
+
+// TestUpgradedCounts: what passes on an upgraded connection is counted, both ways.
+func TestUpgradedCounts(t *testing.T) {
+	r := newRig(t, proxy.Options{}, switchOrigin(t))
+	c, br := upgrade(t, r.addr)
+	echoConn(t, c, br, strings.Repeat("x", 995))
+	c.Close()
+	soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
+	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesIn)
+	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesOut)
+}
+
+// TestUpgradeWithBody: after a body all passes.
+func TestUpgradeWithBody(t *testing.T) {
+	for _, body := range []string{"Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"} {
+		r := newRig(t, proxy.Options{}, newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			b, err := io.ReadAll(r.Body)
+			if err != nil || string(b) != "hello" {
+				return
+			}
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			io.Copy(c, br)
+		}))
+		c, br := open(t, r.addr)
+		say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n%s", body)
+		resp, err := http.ReadResponse(br, nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
+		echoConn(t, c, br, "GET / of no protocol\n\n")
+		c.Close()
+	}
+}
+
+// TestBodyTimeoutUpgrade: nor is there more time for a body because the request
+// would switch protocols.
+func TestBodyTimeoutUpgrade(t *testing.T) {
+	for _, body := range []string{"Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n64\r\nhalf"} {
+		r := newRig(t, proxy.Options{BodyTimeout: brief}, newOrigin(t, "it", nil).addr)
+		c, br := open(t, r.addr)
+		say(t, c, "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n%s", body)
+		require.Equal(t, http.StatusRequestTimeout, hear(t, br).status)
+		closes(t, br)
+		soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
+		require.EqualValues(t, 1, r.pool(proxy.DefaultPool).Errors[proxy.Canceled])
+	}
+}
