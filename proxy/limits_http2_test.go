@@ -66,14 +66,15 @@ func TestBodyTimeoutHTTP2(t *testing.T) {
 // TestSlowBodyHTTP2: nor is a body too slow because the backend is, or because
 // its length is unknown.
 func TestSlowBodyHTTP2(t *testing.T) {
+	const limit = 1500 * time.Millisecond
 	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
-			time.Sleep(5 * brief)
+			time.Sleep(limit + limit/3)
 		}
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, n)
 	})
-	r := newRig(t, proxy.Options{BodyTimeout: brief, MinBodyRate: 1 << 10}, o.addr)
+	r := newRig(t, proxy.Options{BodyTimeout: limit, MinBodyRate: 1 << 10}, o.addr)
 	c := h2Way.client(t)
 	a, err := fetch(c, "POST", r.url("/slow"), strings.Repeat("x", 20<<20))
 	require.NoError(t, err)
@@ -90,7 +91,7 @@ func TestSlowBodyHTTP2(t *testing.T) {
 		return answer{resp.StatusCode, resp.Header, string(b)}, err
 	})
 	pw.Write([]byte("x"))
-	time.Sleep(5 * brief)
+	time.Sleep(limit + limit/3)
 	pw.Close()
 	require.Equal(t, "1", receive(t, got).body)
 }

@@ -380,7 +380,7 @@ func TestMirrorPlaces(t *testing.T) {
 		}
 	}
 	own, hung := newOrigin(t, "", wait), newOrigin(t, "", wait)
-	r := newRig(t, proxy.Options{}, own.addr)
+	r := newRig(t, proxy.Options{DialTimeout: longest}, own.addr) // many dial at once
 	r.Pool("shadow").SetBackends([]string{hung.addr})
 	require.NoError(t, r.SetMirror("shadow", 10_000))
 	c := slowWay.client(t)
