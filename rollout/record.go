@@ -84,6 +84,9 @@ func (r *Runner) loadLocked(now time.Time) time.Duration {
 func (r *Runner) takeOver(ctx context.Context) (s State, version uint64, err error) {
 	for range 3 {
 		value, loaded, err := r.opts.Store.Load(ctx, r.opts.App)
+		if err == nil {
+			err = ctx.Err() // a call that was left behind must not take over from others
+		}
 		if err != nil {
 			return s, 0, err
 		}
@@ -184,6 +187,9 @@ func (w *write) run(ctx context.Context) error {
 			// One of ours may have been stored though it failed, or was late.
 			if w.expected, err = w.r.stillOurs(ctx, w.expected); err != nil {
 				return err
+			}
+			if err := ctx.Err(); err != nil {
+				return err // it was left behind, and what is stored now may be newer
 			}
 		}
 		w.version, err = store.CompareAndSwap(ctx, app, w.expected, value)

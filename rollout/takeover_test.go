@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,6 +102,46 @@ func TestTakeOverIsRecordedFirst(t *testing.T) {
 		state := b.wait(rollout.Succeeded)
 		assert.Equal(t, "v3", state.Stable.ID)
 		assert.Equal(t, state.Epoch, a.f.applied().Revision>>32)
+		require.ErrorIs(t, <-a.done, rollout.ErrTakenOver)
+		b.stop()
+	})
+}
+
+// A lateStore has a first call to Load that ignores its context, and hangs until it
+// is released.
+type lateStore struct {
+	rollout.Store
+	called  atomic.Bool
+	release chan struct{}
+}
+
+func (l *lateStore) Load(ctx context.Context, app string) ([]byte, uint64, error) {
+	if !l.called.Swap(true) {
+		<-l.release
+	}
+	return l.Store.Load(context.WithoutCancel(ctx), app)
+}
+
+func (l *lateStore) CompareAndSwap(ctx context.Context, app string, expected uint64, value []byte) (uint64, error) {
+	return l.Store.CompareAndSwap(context.WithoutCancel(ctx), app, expected, value)
+}
+
+// A call to the store that was left behind takes nothing over any more.
+func TestLateTakeOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		store := &lateStore{Store: f, release: make(chan struct{})}
+		a := (&rival{fake: f}).run(t, rollout.Options{Store: store})
+		time.Sleep(10 * time.Second) // its second one is answered
+		b := start(t, f, rollout.Options{})
+		b.submit("v1", rollout.AllAtOnce())
+		owner := b.wait(rollout.Succeeded).Owner
+		time.Sleep(time.Minute)
+		close(store.release)
+		time.Sleep(time.Minute)
+		value, _, err := f.Load(t.Context(), "app")
+		require.NoError(t, err)
+		assert.Contains(t, string(value), owner)
 		require.ErrorIs(t, <-a.done, rollout.ErrTakenOver)
 		b.stop()
 	})
