@@ -41,12 +41,14 @@
 //     another; one that breaks off does not look whole, but for one that ends
 //     with its connection.
 //   - Bounds. A connection has some 50 KiB while it has a request, and under
-//     6 KiB while it has none, or 2 KiB if there are thousands. Bodies pass through buffers, or the kernel's own; nothing
-//     is held but requests of up to 16 KiB. Every wait has a limit, except that
-//     for more of a response without Content-Length, what is upgraded, and over
-//     HTTP/2 that for a body without Content-Length, or for the client to want
-//     more of a response: these end with the client, or with their backend. A
-//     client of HTTP/2 that is gone without a word is found out by pings.
+//     6 KiB while it has none, or 2 KiB if there are thousands. Bodies pass
+//     through buffers, or the kernel's own; nothing is held but requests of up to
+//     16 KiB and the head of a response, and copies for mirrors, 256 at most of
+//     256 KiB each. Every wait has a limit, except that for more of a response
+//     without Content-Length, raw TCP and what is upgraded, and over HTTP/2 that
+//     for a body without Content-Length, or for the client to want more of a
+//     response: these end with the client, or with their backend. A client of
+//     HTTP/2 that is gone without a word is found out by pings.
 //   - A clean end. Serve returns when all its connections have ended.
 //
 // # How it works
@@ -68,7 +70,7 @@
 //	                                                            modules in Go
 //	changes of       a call; nothing        yours to do         API; reloads        reload, or haproxy's  xDS; nothing
 //	backends         reconnects                                                     runtime API           reconnects
-//	CPU a request    like nginx             4 times that        as ReverseProxy     the least             more than nginx
+//	CPU a request    like nginx             3 to 4 times that   not measured        the same              not measured
 //	splits           exact, sticky          –                   weights             weights               weights, sticky
 //	retries          with a budget          –                   by time             by number             with a budget
 //	slow backends    avoided at once        –                   least connections   least connections     outlier detection

@@ -170,7 +170,7 @@ func TestResponseTimeout(t *testing.T) {
 			t.Run(fmt.Sprint(protocol, size), func(t *testing.T) {
 				eachWay(t, func(t *testing.T, w way) {
 					g := newGate(t, "it")
-					r := newRig(t, proxy.Options{ResponseTimeout: brief, Backends: protocol}, g.addr)
+					r := newRig(t, proxy.Options{ResponseTimeout: brief, BackendProtocol: protocol}, g.addr)
 					a, err := fetch(w.client(t), "POST", r.url("/"), strings.Repeat("x", size))
 					require.NoError(t, err)
 					require.Equal(t, http.StatusGatewayTimeout, a.status)

@@ -56,7 +56,7 @@ func TestMirrorBodies(t *testing.T) {
 			for _, known := range []bool{true, false} {
 				for _, size := range []int{0, 1, 100, 16 << 10, 20_000, proxy.MaxMirrored} {
 					own, copied := newShadow(t), newShadow(t)
-					r := newRig(t, proxy.Options{Backends: protocol}, own.addr)
+					r := newRig(t, proxy.Options{BackendProtocol: protocol}, own.addr)
 					r.Pool("shadow").SetBackends([]string{copied.addr})
 					require.NoError(t, r.SetMirror("shadow", 10_000))
 					for i, method := range []string{"POST", "PUT"} {

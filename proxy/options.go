@@ -30,8 +30,8 @@ type Options struct {
 	// there is no such way.
 	Override Key
 
-	// Backends says which protocol backends speak. Zero means Auto.
-	Backends Protocol
+	// BackendProtocol is what backends speak. Zero means Auto.
+	BackendProtocol Protocol
 
 	// HoldTimeout is how long a request waits for a backend while there is
 	// none. Zero means 2 s; negative means not at all.
@@ -262,8 +262,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Balance == Hash && o.HashBy == (Key{}) {
 		bad("HashBy", "empty", "be set if Options.Balance is Hash")
 	}
-	if o.Backends < Auto || o.Backends > H2C {
-		bad("Backends", int(o.Backends), "be Auto, HTTP1 or H2C")
+	if o.BackendProtocol < Auto || o.BackendProtocol > H2C {
+		bad("BackendProtocol", int(o.BackendProtocol), "be Auto, HTTP1 or H2C")
 	}
 	for _, f := range []struct {
 		name string

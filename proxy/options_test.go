@@ -27,8 +27,8 @@ func TestOptionErrors(t *testing.T) {
 		{"Override", proxy.Options{Override: proxy.ByHeader("a:b")}, "character"},
 		{"Override", proxy.Options{Override: proxy.ByIssuedCookie("a")}, "be of another kind"},
 		{"Override", proxy.Options{Override: proxy.ByClientAddr()}, "be of another kind"},
-		{"Backends", proxy.Options{Backends: -1}, "must be Auto, HTTP1 or H2C"},
-		{"Backends", proxy.Options{Backends: 3}, "is 3"},
+		{"BackendProtocol", proxy.Options{BackendProtocol: -1}, "must be Auto, HTTP1 or H2C"},
+		{"BackendProtocol", proxy.Options{BackendProtocol: 3}, "is 3"},
 		{"DialTimeout", proxy.Options{DialTimeout: -1}, "not be negative"},
 		{"HeaderTimeout", proxy.Options{HeaderTimeout: -time.Second}, "is -1s"},
 		{"IdleTimeout", proxy.Options{IdleTimeout: -1}, "not be negative"},
@@ -64,7 +64,7 @@ func TestOptionsGood(t *testing.T) {
 	for _, opts := range []proxy.Options{
 		{},
 		{HoldTimeout: -1, ResponseTimeout: -1, RequestTimeout: -1, BodyTimeout: -1, MinBodyRate: -1, RetryBudget: -1},
-		{Balance: proxy.Hash, HashBy: proxy.ByClientAddr(), Sticky: proxy.ByIssuedCookie("s"), Override: proxy.ByCookie("v"), Backends: proxy.H2C},
+		{Balance: proxy.Hash, HashBy: proxy.ByClientAddr(), Sticky: proxy.ByIssuedCookie("s"), Override: proxy.ByCookie("v"), BackendProtocol: proxy.H2C},
 		{MaxHeaderBytes: 1 << 20, MaxBodyBytes: 1, MaxConns: 1, MaxIdleConns: 1, MaxAttempts: 1, RetryBudget: 1, AccessLogShare: 0.5, TraceShare: 1},
 	} {
 		p, err := proxy.New(opts)

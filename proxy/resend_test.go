@@ -175,7 +175,7 @@ func TestUnsendable(t *testing.T) {
 		t.Cleanup(wg.Wait)
 		t.Cleanup(func() { srv.Close() })
 		addr := l.Addr().String()
-		r := newRig(t, proxy.Options{Backends: proxy.H2C}, addr)
+		r := newRig(t, proxy.Options{BackendProtocol: proxy.H2C}, addr)
 		c := h2Way.client(t)
 		_, err := fetch(c, "GET", r.url("/"), "") // then its settings are known
 		require.NoError(t, err)

@@ -18,7 +18,7 @@ func (bodyBuffers) Put(b []byte) { copyBuffers.Put((*[32 << 10]byte)(b)) }
 
 // transport returns what a request of a kind is sent with.
 func (s *slowPath) transport(grpc, upgrade bool) *http.Transport {
-	switch speaks := s.proxy.opts.Backends; {
+	switch speaks := s.proxy.opts.BackendProtocol; {
 	case grpc && speaks != HTTP1:
 		return &s.grpc
 	case speaks == H2C && !upgrade:

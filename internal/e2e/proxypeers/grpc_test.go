@@ -126,7 +126,7 @@ func TestGRPC(t *testing.T) {
 	g := &grpcServer{canceled: make(chan struct{}, 10)}
 	// Two backends are two addresses of streams, and one connection each.
 	for _, protocol := range []proxy.Protocol{proxy.Auto, proxy.H2C} {
-		f := serve(t, proxy.Options{Backends: protocol}, g.start(t), g.start(t))
+		f := serve(t, proxy.Options{BackendProtocol: protocol}, g.start(t), g.start(t))
 		for name, dial := range map[string]func() (*grpc.ClientConn, error){
 			"h2c": func() (*grpc.ClientConn, error) {
 				return grpc.NewClient("passthrough:///"+f.plain, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
