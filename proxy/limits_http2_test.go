@@ -114,7 +114,7 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 					opts.GetCertificate = getCertificate(t)
 				}
 				r := newRig(t, opts, o.addr)
-				s := &stopper{goOn: make(chan struct{})}
+				s := &stopping{goOn: make(chan struct{})}
 				tr := &http.Transport{Protocols: new(http.Protocols), HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 4<<20 - 1}}
 				scheme := "http"
 				if encrypted {
@@ -130,8 +130,7 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 						return nil, err
 					}
 					c.(*net.TCPConn).SetReadBuffer(256 << 10)
-					s.Conn = c
-					return s, nil
+					return &stopper{c, s}, nil
 				}
 				defer tr.CloseIdleConnections()
 				c := &http.Client{Transport: tr, Timeout: longest}
@@ -169,12 +168,16 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 	}
 }
 
-// A stopper is a connection that is read slowly (1), or not at all (2), until
+// A stopping is how connections are read: slowly (1), or not at all (2), until
 // goOn is closed.
-type stopper struct {
-	net.Conn
+type stopping struct {
 	state atomic.Int32
 	goOn  chan struct{}
+}
+
+type stopper struct {
+	net.Conn
+	*stopping
 }
 
 func (s *stopper) Read(p []byte) (int, error) {
