@@ -26,7 +26,7 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		q.try(b, now)
 		ctx, cancel := context.WithCancelCause(req.Context())
 		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
-		sent := sending{q: q, b: b, cancel: cancel, counted: transport == &s.http1}
+		sent := sending{cancel: cancel, http2: transport != &s.http1}
 		out := req.WithContext(sent.trace(ctx))
 		url := *req.URL
 		url.Host = urlHost(b.addr)
@@ -48,6 +48,7 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		stop()
 		kind := q.kindOf(req.Context(), ctx, err)
 		cancel(nil)
+		q.kept = sent.kept.Load()
 		q.lose(s.proxy.now(), kind, err)
 		if kind == Canceled || q.body != nil && !q.body.replayable() ||
 			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed || sent.wrote.Load(), isIdempotent(req.Method) && (kind == Broken || kind == DialFailed)) {

@@ -9,18 +9,17 @@ import (
 	"sync/atomic"
 )
 
-// A sending is what is seen of one attempt within a transport, which may send a
-// request twice by itself: if it is idempotent, and a connection that was kept
-// turns out to be closed. Over HTTP/2 it does so only if the backend said that it
-// did not look at the request.
+// A sending is what is seen of one attempt within a transport. That would send a
+// request again by itself, if it is idempotent and a connection that was kept
+// turns out to be closed; here that is not its to decide. Over HTTP/2 it does so
+// only if the backend said that it did not look at the request: that it may.
 type sending struct {
-	q       *request
-	b       *backend
-	cancel  context.CancelCauseFunc
-	counted bool // what is sent again may have been seen
+	cancel context.CancelCauseFunc
+	http2  bool
 
 	asked  atomic.Bool                   // for a connection
 	conn   atomic.Pointer[transportConn] // that it got
+	kept   atomic.Bool                   // that was used before, and nothing has come on it since
 	wrote  atomic.Bool                   // the head: the backend may have seen it
 	denied atomic.Bool                   // to send it again
 }
@@ -45,38 +44,24 @@ func (s *sending) trace(ctx context.Context) context.Context {
 			if !s.wrote.Load() {
 				return
 			}
-			if s.counted && !s.q.mayResend(s.b) {
-				s.denied.Store(true)
-				s.cancel(s.broke())
+			if s.http2 {
+				s.wrote.Store(false)
 				return
 			}
-			s.wrote.Store(false)
+			s.denied.Store(true)
+			s.cancel(s.broke())
 		},
 		GotConn: func(c httptrace.GotConnInfo) {
 			if s.denied.Load() {
 				c.Conn.Close() // it came before it was noticed that the attempt is over
 			} else if conn, ok := c.Conn.(*transportConn); ok {
 				s.conn.Store(conn)
+				s.kept.Store(c.Reused)
 			}
 		},
-		WroteHeaders: func() { s.wrote.Store(true) },
+		GotFirstResponseByte: func() { s.kept.Store(false) },
+		WroteHeaders:         func() { s.wrote.Store(true) },
 	})
-}
-
-// mayResend is mayRetry for a request that may have been seen by a backend, and is
-// to be sent to it once more. If that cannot be reached it has not been, and may
-// be sent to another in place of it.
-func (q *request) mayResend(b *backend) bool {
-	r := &q.exchange.route
-	if r.sent+1 >= q.p.opts.MaxAttempts || !q.p.budget.retry(q.p.now()) {
-		return false
-	}
-	r.sent++
-	q.attempts++
-	b.requests.Add(1)
-	b.retries.Add(1)
-	b.errors[Broken].Add(1)
-	return true
 }
 
 // unsendable reports whether an error of a transport says that it cannot send such
