@@ -85,8 +85,15 @@ func TestMergeWait(t *testing.T) {
 		}
 		var mu sync.Mutex
 		var got []seen
+		ctx, cancel := context.WithCancel(t.Context())
+		read := make(chan struct{})
+		defer func() { // before Close, which must not meet a Read
+			cancel()
+			<-read
+		}()
 		go func() {
-			for item := range m.All(t.Context()) {
+			defer close(read)
+			for item := range m.All(ctx) {
 				text := fmt.Sprint(item.Source, item.Entry)
 				if item.Late {
 					text += "!"
