@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -125,6 +126,11 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 					tr.Protocols.SetUnencryptedHTTP2(true)
 				}
 				tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if s.state.Load() == 2 {
+						// The client would send again, there, what the end of
+						// the first connection left unanswered.
+						return nil, errors.New("one connection is all there is")
+					}
 					c, err := new(net.Dialer).DialContext(ctx, network, addr)
 					if err != nil {
 						return nil, err
