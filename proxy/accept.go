@@ -15,8 +15,11 @@ type acceptor struct {
 	places chan struct{}
 }
 
-// leave gives a place back.
-func (a *acceptor) leave() { <-a.places }
+// leave gives the place of a connection back, which has ended.
+func (a *acceptor) leave() {
+	a.proxy.clients.Add(-1)
+	<-a.places
+}
 
 // run calls start for each connection until ctx ends, or accepting fails for
 // good. It closes the listener.
@@ -34,10 +37,11 @@ func (a *acceptor) run(ctx context.Context, l net.Listener, start func(net.Conn)
 		c, err := l.Accept()
 		if err == nil {
 			delay = 0
+			a.proxy.clients.Add(1)
 			start(c)
 			continue
 		}
-		a.leave()
+		<-a.places
 		if ctx.Err() != nil {
 			return nil
 		}

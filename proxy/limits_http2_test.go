@@ -148,6 +148,7 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 				} else {
 					s.state.Store(2)
 				}
+				before := o.hits.Load()
 				var got []<-chan result
 				for range streams {
 					got = append(got, in(func() (answer, error) { return fetch(c, "GET", scheme+"://"+r.addr+"/", "") }))
@@ -156,8 +157,9 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 					time.Sleep(2500 * time.Millisecond)
 					s.state.Store(0)
 				} else {
-					soon(t, func() bool { return r.backend(o.addr).InFlight > 0 })
-					soon(t, func() bool { return r.backend(o.addr).InFlight == 0 }, "they must be given up")
+					soon(t, func() bool { return o.hits.Load() == before+streams })
+					soon(t, func() bool { return r.Status().Clients == 0 }, "the connection must be given up")
+					soon(t, func() bool { return r.backend(o.addr).InFlight == 0 }, "and so must its requests")
 				}
 				close(s.goOn)
 				for _, g := range got {

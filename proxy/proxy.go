@@ -30,6 +30,7 @@ type Proxy struct {
 	turn   atomic.Uint64 // of the split
 	loose  atomic.Bool   // Options.Sticky is switched off
 
+	clients  atomic.Int64  // connections that are open
 	noPick   atomic.Uint64 // requests that found no backend
 	refused  atomic.Uint64 // by the screen
 	warnings logLimit

@@ -11,6 +11,8 @@ type Status struct {
 	Pools []PoolStatus // by name
 	Split []Share
 
+	Clients int // connections that are open, of Serve, ServeTLS and ServeTCP
+
 	NoBackend   uint64 // requests that found no backend for as long as they may wait
 	Refused     uint64 // requests that were malformed or ambiguous, had a larger body than they may, or were of CONNECT
 	Mirrored    uint64 // copies of requests that were sent
@@ -59,6 +61,7 @@ func (s PoolStatus) FailingOpen() bool {
 // very same moment.
 func (p *Proxy) Status() Status {
 	s := Status{
+		Clients:     int(p.clients.Load()),
 		NoBackend:   p.noPick.Load(),
 		Refused:     p.refused.Load(),
 		Mirrored:    p.mirrors.sent.Load(),
