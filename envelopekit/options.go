@@ -162,6 +162,11 @@ type Options struct {
 // upon: a weavelet whose log is stuck claims to be healthy, but cannot do that. A
 // question that remains unanswered does not count if the deployer itself was
 // held up.
+//
+// It judges each weavelet by itself. A deployer that watches its weavelets in
+// another way, and knows more, such as that most of them are silent at once, calls
+// [Deployment.Restart] itself, and sets Failures so high that this is the last
+// resort: 20 are about a minute.
 type Liveness struct {
 	// Period between questions, which is lengthened by up to a twentieth so
 	// that many weavelets are asked together. Zero means 2 s.

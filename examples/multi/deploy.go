@@ -82,7 +82,7 @@ func deploy(c config) error {
 	}
 	defer logs.Close()
 	shown := screen.printer(c.level)
-	fronts := frontends{listeners: sec.Listeners, problems: screen.logger()}
+	fronts := frontends{listeners: sec.Listeners, problems: screen.logger(), failed: make(chan error, 1)}
 	if fronts.prober, err = health.New(health.Options{}); err != nil {
 		return err
 	}
@@ -94,6 +94,7 @@ func deploy(c config) error {
 		Prestart:  true,
 		Export:    fronts.export,
 		Members:   assigner.setMembers,
+		Liveness:  lastResort,
 		Log: func(e *protos.LogEntry) {
 			shown(e)
 			if c.level <= slog.LevelDebug || !logging.IsSystemGenerated(e) {
@@ -139,12 +140,15 @@ func deploy(c config) error {
 			screen.log(err.Error())
 		}
 	})
-	running.Go(func() { fronts.watch(ctx) })
+	running.Go(func() { fronts.watch(ctx, screen.log) })
 	running.Go(func() { screen.watch(ctx, d) })
+	var failed error // read when all of running has ended
 	running.Go(func() {
 		select {
 		case <-asked:
 		case <-signals:
+		case failed = <-fronts.failed:
+			screen.log(failed.Error())
 		case <-ctx.Done():
 			return
 		}
@@ -159,11 +163,12 @@ func deploy(c config) error {
 	}
 	end()
 	running.Wait()
+	fronts.watching.Wait()
 	select {
 	case <-killed:
 		return errKilled
 	default:
-		return nil
+		return failed
 	}
 }
 

@@ -23,7 +23,9 @@ type frontends struct {
 	listeners envelopekit.ListenerConfig
 	problems  *slog.Logger
 	prober    *health.Prober
-	open      sync.Map // name of the listener: *frontend
+	failed    chan error // has room for one: why a proxy has ended by itself
+	open      sync.Map   // name of the listener: *frontend
+	watching  sync.WaitGroup
 }
 
 // A frontend is the proxy of a listener, whose backends are targets of the
@@ -31,7 +33,7 @@ type frontends struct {
 type frontend struct {
 	*proxy.Frontend
 	name     string
-	prober   *health.Prober
+	all      *frontends
 	backends []string
 }
 
@@ -48,6 +50,16 @@ func (f *frontends) export(_ context.Context, name string) (envelopekit.Frontend
 	} else if err != nil {
 		return nil, fmt.Errorf("%w: change listeners.%s in section [%s]", err, name, deployerName)
 	}
+	front, err := f.serve(name, l)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return front, nil
+}
+
+// serve starts the proxy of a listener.
+func (f *frontends) serve(name string, l net.Listener) (*frontend, error) {
 	opts := proxy.Options{
 		HoldTimeout: 10 * time.Second, // a replica may take that long to be replaced
 		ErrorLog:    f.problems.With("listener", name),
@@ -61,8 +73,17 @@ func (f *frontends) export(_ context.Context, name string) (envelopekit.Frontend
 	if err != nil {
 		return nil, err
 	}
-	front := &frontend{Frontend: p, name: name, prober: f.prober}
+	front := &frontend{Frontend: p, name: name, all: f}
 	f.open.Store(name, front)
+	f.watching.Go(func() { // the deployment closes all that it was given
+		<-p.Done()
+		if err := p.Err(); err != nil {
+			select {
+			case f.failed <- fmt.Errorf("listener %s accepts no connections any more: %w", name, err):
+			default: // another was first
+			}
+		}
+	})
 	return front, nil
 }
 
@@ -81,27 +102,42 @@ func (f *frontend) SetBackends(addresses []string) {
 	f.Frontend.SetBackends(addresses)
 	for _, a := range f.backends {
 		if !slices.Contains(addresses, a) {
-			f.prober.Remove(f.name + " " + a)
+			f.all.prober.Remove(f.name + " " + a)
 		}
 	}
 	for _, a := range addresses {
-		if !slices.Contains(f.backends, a) {
-			// The error would be that it is there.
-			_ = f.prober.Add(health.Target{ID: f.name + " " + a, Group: f.name, Check: health.TCP(a)})
+		if slices.Contains(f.backends, a) {
+			continue
+		}
+		if err := f.all.prober.Add(health.Target{ID: f.name + " " + a, Group: f.name, Check: health.TCP(a)}); err != nil {
+			f.all.problems.Error("a backend is not watched", "listener", f.name, "error", err)
 		}
 	}
 	f.backends = slices.Clone(addresses)
 }
 
-// watch tells the proxies which backends are well, until ctx ends.
-func (f *frontends) watch(ctx context.Context) {
+// watch tells the proxies which backends are well, until ctx ends, and shows
+// which are not.
+func (f *frontends) watch(ctx context.Context, show func(string)) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { _ = f.prober.Run(ctx) }) // its error names checks that hang, and these do not
+	running.Go(func() {
+		if err := f.prober.Run(ctx); err != nil {
+			show("health of backends: " + err.Error())
+		}
+	})
+	running.Go(func() { watchDoubt(ctx, f.prober, "backends", show) })
+	held, out := holds{}, map[string]bool{}
 	for c := range f.prober.Subscribe(ctx) {
+		held.tell(c, "backend", show)
+		well := c.State != health.NotReady && c.State != health.Dead
+		if well == out[c.ID] {
+			show(fmt.Sprintf("backend %s is %v: %s", c.ID, c.State, c.Why))
+		}
+		out[c.ID] = !well
 		name, address, _ := strings.Cut(c.ID, " ")
 		if front, ok := f.open.Load(name); ok {
-			front.(*frontend).SetHealthy(address, c.State != health.NotReady && c.State != health.Dead)
+			front.(*frontend).SetHealthy(address, well)
 		}
 	}
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -12,20 +10,41 @@ import (
 	"github.com/weaverkit/weaverkit/health"
 )
 
+// There are two probers. This file's asks replicas through their envelopes, and
+// decides who is restarted: each replica of each group counts, whether it has a
+// listener or not. That of frontends asks backends at the address that clients
+// reach, adds what requests saw, and decides who gets requests: it must keep most
+// backends of a listener whatever it sees, while the only replica of a group,
+// once dead, must be restarted. One cannot be seen by the other's means, and
+// the caps and the panic mode of each count its own kind.
+
 // wellness says when a replica counts as dead: when it has not answered three
-// times in a row. One that is merely slow answers now and then.
+// times in a row. One that is merely slow answers now and then. That a replica is
+// not ready changes nothing here, so it is not called so before it is dead.
 var wellness = health.Policy{
 	Period:            2 * time.Second,
 	Timeout:           time.Second,
 	SuccessThreshold:  1,
-	FailureThreshold:  2,
+	FailureThreshold:  3,
 	LivenessThreshold: 3,
 	StartupThreshold:  3,
 }
 
+// lastResort is the liveness check of envelopekit, made so patient that it does
+// not overrule the prober, which knows when it is itself that cannot tell. It
+// takes about a minute to give up a replica. It still is of use: a replica whose
+// log is stuck answers pings, and does not pass this one.
+var lastResort = envelopekit.Liveness{Failures: 20}
+
+// A replica is one that is watched.
+type replica struct {
+	group  string
+	number int
+}
+
 // watchHealth pings the replicas that serve, until ctx ends, and has those
 // restarted that are dead.
-func watchHealth(ctx context.Context, d *envelopekit.Deployment, problem func(string)) error {
+func watchHealth(ctx context.Context, d *envelopekit.Deployment, show func(string)) error {
 	// A group may consist of one replica, which may be dead.
 	prober, err := health.New(health.Options{MaxUnready: 1})
 	if err != nil {
@@ -33,7 +52,13 @@ func watchHealth(ctx context.Context, d *envelopekit.Deployment, problem func(st
 	}
 	var running sync.WaitGroup
 	defer running.Wait()
-	running.Go(func() { _ = prober.Run(ctx) }) // its error is ctx's
+	running.Go(func() {
+		if err := prober.Run(ctx); err != nil {
+			show("health of replicas: " + err.Error())
+		}
+	})
+	running.Go(func() { watchDoubt(ctx, prober, "replicas", show) })
+	var watched sync.Map // by the target's ID: replica
 	running.Go(func() {
 		for e := range d.Events(ctx, 0) {
 			if e.Kind != envelopekit.ReplicaChanged {
@@ -41,24 +66,67 @@ func watchHealth(ctx context.Context, d *envelopekit.Deployment, problem func(st
 			}
 			id := fmt.Sprintf("%s/%d", e.Group, e.Replica)
 			prober.Remove(id)
+			watched.Delete(id)
 			if e.State != envelopekit.Serving {
 				continue
 			}
+			watched.Store(id, replica{e.Group, e.Replica})
 			target := health.Target{ID: id, Group: e.Group, Policy: wellness, Check: health.Func(func(ctx context.Context) error {
 				return d.Ping(ctx, e.Group, e.Replica)
 			})}
 			if err := prober.Add(target); err != nil {
-				problem(err.Error())
+				show("health of replicas: " + err.Error())
 			}
 		}
 	})
+	held := holds{}
 	for c := range prober.Subscribe(ctx) {
-		group, number, _ := strings.Cut(c.ID, "/")
-		if n, err := strconv.Atoi(number); err == nil && c.State == health.Dead {
-			if err := d.Restart(group, n, "it is dead: "+c.Why); err != nil {
-				problem(err.Error())
-			}
+		held.tell(c, "replica", show)
+		r, ok := watched.Load(c.ID)
+		if !ok || c.State != health.Dead {
+			continue
+		}
+		if err := d.Restart(r.(replica).group, r.(replica).number, "it is dead: "+c.Why); err != nil {
+			show("health of replicas: " + err.Error())
 		}
 	}
 	return nil
+}
+
+// holds are the targets of a prober that are held in a state that is better than
+// what their checks say.
+type holds map[string]bool
+
+// tell shows when a target begins and ceases to be held.
+func (h holds) tell(c health.Change, kind string, show func(string)) {
+	switch {
+	case c.Held && !h[c.ID]:
+		h[c.ID] = true
+		show(fmt.Sprintf("%s %s stays %v for now: %s", kind, c.ID, c.State, c.Why))
+	case !c.Held && h[c.ID]:
+		delete(h, c.ID)
+		show(fmt.Sprintf("%s %s is not held any more: it is %v: %s", kind, c.ID, c.State, c.Why))
+	}
+}
+
+// watchDoubt shows when the prober begins and ceases to doubt itself, until ctx
+// ends.
+func watchDoubt(ctx context.Context, p *health.Prober, of string, show func(string)) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for doubting := false; ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		doubt := p.Snapshot().Doubt
+		switch {
+		case doubt != "" && !doubting:
+			show(fmt.Sprintf("health of %s is in doubt: %s", of, doubt))
+		case doubt == "" && doubting:
+			show(fmt.Sprintf("health of %s is not in doubt any more", of))
+		}
+		doubting = doubt != ""
+	}
 }
