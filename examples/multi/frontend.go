@@ -127,17 +127,12 @@ func (f *frontends) watch(ctx context.Context, show func(string)) {
 		}
 	})
 	running.Go(func() { watchDoubt(ctx, f.prober, "backends", show) })
-	held, out := holds{}, map[string]bool{}
+	seen := newReports("backend", show)
 	for c := range f.prober.Subscribe(ctx) {
-		held.tell(c, "backend", show)
-		well := c.State != health.NotReady && c.State != health.Dead
-		if well == out[c.ID] {
-			show(fmt.Sprintf("backend %s is %v: %s", c.ID, c.State, c.Why))
-		}
-		out[c.ID] = !well
+		seen.tell(c)
 		name, address, _ := strings.Cut(c.ID, " ")
 		if front, ok := f.open.Load(name); ok {
-			front.(*frontend).SetHealthy(address, well)
+			front.(*frontend).SetHealthy(address, c.State < health.NotReady)
 		}
 	}
 }

@@ -36,6 +36,7 @@ func TestListenerFails(t *testing.T) {
 		t.Error("nobody is told")
 	}
 	listeners[1].Close()
+	<-fronts[1].Done()
 	for _, front := range fronts {
 		_ = front.Close(t.Context()) // its error is known
 	}

@@ -19,13 +19,13 @@ import (
 // the caps and the panic mode of each count its own kind.
 
 // wellness says when a replica counts as dead: when it has not answered three
-// times in a row. One that is merely slow answers now and then. That a replica is
-// not ready changes nothing here, so it is not called so before it is dead.
+// times in a row. One that is merely slow answers now and then. A replica that did
+// not answer once is called not ready, which is shown, and no more.
 var wellness = health.Policy{
 	Period:            2 * time.Second,
 	Timeout:           time.Second,
 	SuccessThreshold:  1,
-	FailureThreshold:  3,
+	FailureThreshold:  1,
 	LivenessThreshold: 3,
 	StartupThreshold:  3,
 }
@@ -79,9 +79,9 @@ func watchHealth(ctx context.Context, d *envelopekit.Deployment, show func(strin
 			}
 		}
 	})
-	held := holds{}
+	seen := newReports("replica", show)
 	for c := range prober.Subscribe(ctx) {
-		held.tell(c, "replica", show)
+		seen.tell(c)
 		r, ok := watched.Load(c.ID)
 		if !ok || c.State != health.Dead {
 			continue
@@ -93,19 +93,28 @@ func watchHealth(ctx context.Context, d *envelopekit.Deployment, show func(strin
 	return nil
 }
 
-// holds are the targets of a prober that are held in a state that is better than
-// what their checks say.
-type holds map[string]bool
+// reports show what becomes of the targets of a prober.
+type reports struct {
+	kind string
+	show func(string)
+	last map[string]health.Change // by ID
+}
 
-// tell shows when a target begins and ceases to be held.
-func (h holds) tell(c health.Change, kind string, show func(string)) {
+func newReports(kind string, show func(string)) *reports {
+	return &reports{kind, show, map[string]health.Change{}}
+}
+
+// tell shows when a target begins and ceases to be not ready or dead, and to be
+// held in a state that is better than what its checks say.
+func (r *reports) tell(c health.Change) {
+	last := r.last[c.ID]
+	r.last[c.ID] = c
+	bad := c.State >= health.NotReady
 	switch {
-	case c.Held && !h[c.ID]:
-		h[c.ID] = true
-		show(fmt.Sprintf("%s %s stays %v for now: %s", kind, c.ID, c.State, c.Why))
-	case !c.Held && h[c.ID]:
-		delete(h, c.ID)
-		show(fmt.Sprintf("%s %s is not held any more: it is %v: %s", kind, c.ID, c.State, c.Why))
+	case c.Held && !last.Held:
+		r.show(fmt.Sprintf("%s %s stays %v for now: %s", r.kind, c.ID, c.State, c.Why))
+	case !c.Held && last.Held, c.State != last.State && (bad || last.State >= health.NotReady):
+		r.show(fmt.Sprintf("%s %s is %v: %s", r.kind, c.ID, c.State, c.Why))
 	}
 }
 

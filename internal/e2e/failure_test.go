@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -167,6 +168,10 @@ func TestStopped(t *testing.T) {
 	})
 	for _, v := range victims {
 		eventually(t, v+" is gone", func() bool { return syscall.Kill(before[v].pid, 0) == syscall.ESRCH })
+		// It is the health checks that found it out.
+		if dead := regexp.MustCompile(`(?m) ` + v + ` .*it is dead: 3 checks failed in a row`); !dead.MatchString(d.err.String()) {
+			t.Errorf("%s was replaced for another reason than its health", v)
+		}
 		delete(before, v)
 		delete(after, v)
 	}
@@ -195,30 +200,116 @@ func TestStoppedInTheEnd(t *testing.T) {
 	d.stops(t)
 }
 
-// TestSlowIsKept holds a replica up again and again, for most of the time. It
-// is slow, but answers now and then, so it stays.
+// TestSlowIsKept holds a replica up again and again, each time until a check has
+// failed. It answers in between, so it stays.
 func TestSlowIsKept(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
 	d := h.deploy(t, "multi", "-log-level", "off", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
 	d.ready(t, "shop")
+	const slow = "shop.Stats/1"
 	before := look(d.status(t))
-	pid := before["shop.Stats/1"].pid
+	pid := before[slow].pid
 	defer syscall.Kill(pid, syscall.SIGCONT)
-	for range 8 {
-		for _, step := range []struct {
-			signal syscall.Signal
-			wait   time.Duration
-		}{{syscall.SIGSTOP, 800 * time.Millisecond}, {syscall.SIGCONT, 400 * time.Millisecond}} {
-			if err := syscall.Kill(pid, step.signal); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(step.wait)
+	for n := 1; n <= 4; n++ { // one more than it would take in a row
+		began := time.Now()
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		d.saysTimes(t, "replica "+slow+" is not ready: 1 check failed in a row", n)
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Skipf("this machine is too busy: it took %v to see that a check had failed", took)
+		}
+		d.saysTimes(t, "replica "+slow+" is ready: its checks pass", n)
+	}
+	if after := look(d.status(t)); after[slow] != before[slow] {
+		t.Errorf("a slow replica was replaced: %+v, was %+v", after[slow], before[slow])
+	}
+	d.stops(t)
+}
+
+// saysTimes waits until the deployer has said the text that many times.
+func (d *deployer) saysTimes(t *testing.T, text string, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the deployer says %q %d times", text, n), func() bool { return strings.Count(d.err.String(), text) >= n })
+}
+
+// TestMostStopped stops most replicas at once. That may as well be the deployer
+// that is cut off: it must say so and replace none, though each by itself has
+// been silent for long enough, and all must be well when they go on.
+func TestMostStopped(t *testing.T) {
+	full(t)
+	t.Parallel()
+	h := newHome(t)
+	d := h.deploy(t, "multi-raced", "-log-level", "off", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	address := d.ready(t, "shop")
+	before := look(d.status(t))
+	victims := slices.Sorted(maps.Keys(before))[:len(before)/2+1]
+	signal := func(s syscall.Signal) {
+		for _, v := range victims {
+			_ = syscall.Kill(before[v].pid, s) // if it is gone that is seen below
 		}
 	}
-	if after := look(d.status(t)); after["shop.Stats/1"] != before["shop.Stats/1"] {
-		t.Errorf("a slow replica was replaced: %+v, was %+v", after["shop.Stats/1"], before["shop.Stats/1"])
+	defer signal(syscall.SIGCONT)
+	signal(syscall.SIGSTOP)
+	d.says(t, &d.err, "health of replicas is in doubt: ")
+	for _, v := range victims {
+		held := regexp.MustCompile(`replica ` + v + ` stays (not )?ready for now: .*; cannot tell: \d of \d targets fail at once`)
+		eventually(t, v+" is held", func() bool { return held.MatchString(d.err.String()) })
 	}
+	// By now those that were silent first would be dead.
+	d.saysTimes(t, "stays not ready for now: 3 checks failed in a row", 1)
+	signal(syscall.SIGCONT)
+	d.says(t, &d.err, "health of replicas is not in doubt any more")
+	if after := look(d.status(t)); !maps.Equal(before, after) {
+		t.Errorf("some were replaced:\nbefore %v\nafter  %v", before, after)
+	}
+	if strings.Contains(d.err.String(), "it is dead") {
+		t.Error("some were called dead")
+	}
+	shopWorks(t, address)
+	d.stops(t)
+}
+
+// TestBadBackend has replicas of main answer with errors, while their checks pass.
+// One of them, which is all that may be out of three, must get no requests for a
+// while.
+func TestBadBackend(t *testing.T) {
+	full(t)
+	t.Parallel()
+	h := newHome(t)
+	d := h.deploy(t, "multi", "-replicas", "3", "-log-level", "off",
+		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n[\"github.com/ServiceWeaver/weaver/Main\"]\ndebug_endpoints = true\n", program(t, "shop"))))
+	address := d.ready(t, "shop")
+	// answering returns which replicas of main answered some requests.
+	answering := func() map[string]bool {
+		pids := map[string]bool{}
+		for range 30 {
+			resp, err := http.Get(address + "/api/replicas?user=u")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Fatal(resp.Status)
+			}
+			pids[resp.Header.Get("Shop-Replica")] = true
+		}
+		return pids
+	}
+	eventually(t, "all three answer", func() bool { return len(answering()) == 3 })
+	eventually(t, "one is ejected", func() bool {
+		resp, err := http.Get(address + "/debug/shop/fail?status=500")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return strings.Contains(d.err.String(), "is not ready: ejected because of its traffic: for 30s, since 5 requests in a row failed")
+	})
+	eventually(t, "two answer", func() bool { return len(answering()) == 2 })
 	d.stops(t)
 }
