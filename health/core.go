@@ -44,6 +44,7 @@ type target struct {
 	removed bool
 	again   bool // it has been checked before
 	placed  bool // its checks have a place in the period that was chosen by spread
+	suspect bool // it has a slot as one whose last check failed
 
 	standing
 }
@@ -64,14 +65,19 @@ type core struct {
 	groups  map[string]*group
 	heap    heap
 	queue   queue // targets that are due
+	suspect queue // those that are due and whose last check failed
 	changes target
 	lag     lagMeter
+	short   fading  // how late checks start because all slots are taken
+	sleep   instant // wake is not called before, unless early says so
+	begun   bool    // wake has been called
 	tally
 	fresh int // targets that were never checked
 
-	active int // slots in use
-	parked int // checks that hang besides them
-	stuck  int // checks that hang in a slot
+	active   int // slots in use
+	suspects int // those among them of targets whose last check failed
+	parked   int // checks that hang besides them
+	stuck    int // checks that hang in a slot
 
 	inPanic bool
 	calm    instant // when the last panic ended
@@ -130,17 +136,26 @@ func (c *core) add(t Target, now instant) error {
 	n.since = now
 	c.targets[t.ID] = n
 	c.fresh++
-	// A target is checked soon, but no herd at once: a thousand a second, and
-	// if there are more, all over the period.
-	wait := time.Duration(c.fresh-1) * time.Millisecond
-	if wait >= t.Policy.Period {
-		wait = scale(t.Policy.Period, c.spread())
-		n.placed = true
-	}
-	n.due = now + t.Policy.InitialDelay + wait
+	c.place(n, c.fresh-1, now+t.Policy.InitialDelay)
 	c.heap.set(n, n.due)
 	c.changed(n)
 	return nil
+}
+
+// place finds the time of a check that is to be made soon after a time, though
+// before others are: no herd at once, but a thousand a second, and if there are
+// more, all over the period, where each keeps the place that it has in it.
+func (c *core) place(t *target, before int, after instant) {
+	period := t.policy.Value().Period
+	wait := time.Duration(before) * time.Millisecond
+	switch {
+	case wait < period:
+		t.due, t.placed = after+wait, false
+	case t.placed:
+		t.due += (after - t.due + period) / period * period
+	default:
+		t.due, t.placed = after+scale(period, c.spread()), true
+	}
 }
 
 // remove forgets a target. The caller cancels its check; if that ignores it,
@@ -176,6 +191,7 @@ func (c *core) remove(id string, now instant) *target {
 // wake looks at everything that is due.
 func (c *core) wake(now instant) {
 	c.lag.wake(now)
+	herd := 0
 	for {
 		due, ok := c.heap.first()
 		if !ok || due > now {
@@ -184,9 +200,21 @@ func (c *core) wake(now instant) {
 		t := c.heap.entries[0].t
 		switch t.phase {
 		case idle:
+			// Before Run, or while the prober was away for long, many may have
+			// become due.
+			if late := now - due; late >= t.policy.Value().Period || !c.begun && late >= stall {
+				c.place(t, herd, now)
+				herd++
+				c.heap.set(t, t.due)
+				continue
+			}
 			c.heap.remove(t)
 			t.phase = waiting
-			c.queue.push(t)
+			if t.errors > 0 {
+				c.suspect.push(t)
+			} else {
+				c.queue.push(t)
+			}
 		case running:
 			c.timeout(t, now)
 			t.phase = overdue
@@ -210,6 +238,7 @@ func (c *core) wake(now instant) {
 			c.missed(t, due)
 		}
 	}
+	c.begun = true
 	if c.sweep > 0 && now >= c.sweep {
 		c.sweepOutliers(now)
 	}
@@ -219,7 +248,7 @@ func (c *core) wake(now instant) {
 func (c *core) park(t *target) {
 	if !t.parked && c.parked < c.opts.MaxHung {
 		t.parked = true
-		c.active--
+		c.release(t)
 		c.stuck--
 		c.parked++
 	}
@@ -267,20 +296,46 @@ func (c *core) advance(t *target, now instant) {
 	}
 }
 
-// start takes a target that is due, if there is a slot for its check. It
-// returns nil if there is nothing to do.
+// mostSuspects returns how many slots targets may have whose last check failed,
+// and which are likely to keep them until the timeout: the rest, a quarter, keeps
+// them from delaying those that are well.
+func (c *core) mostSuspects() int { return c.opts.Concurrency - c.opts.Concurrency/4 }
+
+// waiting returns how many targets are due and have no slot.
+func (c *core) waiting() int { return c.queue.size + c.suspect.size }
+
+// startable returns how many of them could have one.
+func (c *core) startable() int {
+	return min(c.queue.size+min(c.suspect.size, c.mostSuspects()-c.suspects), c.opts.Concurrency-c.active)
+}
+
+// start takes the target that has been due for longest, if there is a slot for
+// its check. It returns nil if there is nothing to do.
 func (c *core) start(now instant) *target {
 	if c.active >= c.opts.Concurrency {
 		return nil
 	}
-	for {
-		t := c.queue.pop()
-		if t == nil || !t.removed {
-			if t != nil {
-				c.launch(t, now)
-			}
-			return t
+	from, t := &c.queue, c.queue.head()
+	if c.suspects < c.mostSuspects() {
+		if s := c.suspect.head(); s != nil && (t == nil || s.due < t.due) {
+			from, t = &c.suspect, s
+			s.suspect = true
+			c.suspects++
 		}
+	}
+	if t != nil {
+		from.pop()
+		c.launch(t, now)
+	}
+	return t
+}
+
+// release gives a slot back.
+func (c *core) release(t *target) {
+	c.active--
+	if t.suspect {
+		t.suspect = false
+		c.suspects--
 	}
 }
 
@@ -288,9 +343,11 @@ func (c *core) launch(t *target, now instant) {
 	c.active++
 	c.checks++
 	t.phase = running
+	late := now - t.due
 	if c.launched != nil {
-		c.launched(now - t.due)
+		c.launched(late)
 	}
+	c.short.note(late-c.lag.lag(now), now) // it was due while the prober was away
 	t.started, t.lost = now, c.lag.lostBy(now)
 	c.advance(t, now)
 	timeout := t.policy.Value().Timeout
@@ -307,7 +364,7 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	kept := !t.parked
 	was := t.phase
 	if kept {
-		c.active--
+		c.release(t)
 		if was == hung {
 			c.stuck--
 		}
@@ -410,15 +467,37 @@ func (c *core) changed(t *target) {
 	t.insertAfter(c.changes.older)
 }
 
-// wakeAt returns when wake is to be called next; ok is false if there is
-// nothing to wake up for.
-func (c *core) wakeAt(now instant) (instant, bool) {
-	at, ok := c.heap.first()
-	if c.active > c.stuck && (!ok || at > now+pulse) {
+// plan returns how long wake need not be called; ok is false if there is nothing
+// to wake up for. The checks that wake has made due may start before or after it.
+func (c *core) plan(now instant) (wait time.Duration, ok bool) {
+	at, ok := c.next()
+	if (c.active > c.stuck || c.waiting() > 0) && (!ok || at > now+pulse) {
 		at, ok = now+pulse, true
 	}
+	if !ok {
+		c.sleep = math.MaxInt64
+		return 0, false
+	}
+	c.sleep = at
+	c.lag.planned = max(at, now+rest)
+	return c.lag.planned - now, true
+}
+
+// early tells, once, whether wake is to be called sooner than was planned.
+func (c *core) early() bool {
+	at, ok := c.next()
+	if !ok || at >= c.sleep {
+		return false
+	}
+	c.sleep = 0
+	return true
+}
+
+// next returns when the next thing is due.
+func (c *core) next() (at instant, ok bool) {
+	at, ok = c.heap.first()
 	if c.sweep > 0 && (!ok || at > c.sweep) {
-		at, ok = c.sweep, true
+		return c.sweep, true
 	}
 	return at, ok
 }
@@ -432,6 +511,10 @@ func (c *core) doubts(now instant) string {
 		return fmt.Sprintf("cannot tell: all %d slots hang in checks that ignore their context", c.opts.Concurrency)
 	case lag >= stall:
 		return fmt.Sprintf("the prober itself was held up for %v of late", lag.Round(time.Millisecond))
+	}
+	if late := c.short.at(now); late >= stall {
+		return fmt.Sprintf("checks start up to %v late, since all %d slots are taken: raise Options.Concurrency",
+			late.Round(time.Millisecond), c.opts.Concurrency)
 	}
 	return ""
 }
@@ -486,15 +569,22 @@ func (q *queue) push(t *target) {
 	q.size++
 }
 
-func (q *queue) pop() *target {
-	if q.size == 0 {
-		return nil
+// head returns the first target, or nil. It drops those that were removed.
+func (q *queue) head() *target {
+	for q.size > 0 {
+		if t := q.ring[q.first]; !t.removed {
+			return t
+		}
+		q.pop()
 	}
-	t := q.ring[q.first]
+	return nil
+}
+
+// pop takes the first target out.
+func (q *queue) pop() {
 	q.ring[q.first] = nil
 	q.first = (q.first + 1) % len(q.ring)
 	if q.size--; q.size == 0 && len(q.ring) > 1024 {
 		q.ring, q.first = nil, 0
 	}
-	return t
 }

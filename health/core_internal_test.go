@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -64,17 +65,20 @@ func playCore(t *testing.T, seed uint64, steps int) {
 			if rng.IntN(40) == 0 {
 				now += time.Duration(rng.IntN(1e10)) // a long pause
 			}
-			if now >= planned {
+			for now >= planned || c.early() {
 				c.wake(now)
+				planned = math.MaxInt64
+				if wait, ok := c.plan(now); ok {
+					planned = now + wait
+				}
 				for k := c.start(now); k != nil; k = c.start(now) {
 					if inFlight[k] || k.removed {
 						t.Fatalf("step %d: %s was started again, removed: %v", step, k.id, k.removed)
 					}
 					inFlight[k] = true
 				}
-				if at, ok := c.wakeAt(now); ok {
-					planned = max(at, now+time.Millisecond)
-					c.lag.planned = planned
+				if c.startable() != 0 {
+					t.Fatalf("step %d: %d could start, and do not", step, c.startable())
 				}
 			}
 		}
@@ -92,6 +96,12 @@ func audit(t *testing.T, c *core, step int, inFlight map[*target]bool) {
 	var all tally
 	groups := map[*group]*tally{}
 	refs, fresh, queued, listed := map[*group]int{}, 0, 0, 0
+	suspects := 0
+	for k := range inFlight {
+		if k.suspect {
+			suspects++
+		}
+	}
 	for id, k := range c.targets {
 		if k.id != id || k.removed {
 			t.Fatalf("step %d: %s is listed as %s, removed: %v", step, k.id, id, k.removed)
@@ -118,7 +128,10 @@ func audit(t *testing.T, c *core, step int, inFlight map[*target]bool) {
 			t.Fatalf("step %d: the traffic of %s is lost", step, k.id)
 		}
 	}
-	if all != c.tally || fresh != c.fresh || queued > c.queue.size || len(refs) != len(c.groups) {
+	if suspects != c.suspects || suspects > c.mostSuspects() {
+		t.Fatalf("step %d: %d suspects have slots, in fact %d of %d", step, c.suspects, suspects, c.mostSuspects())
+	}
+	if all != c.tally || fresh != c.fresh || queued > c.waiting() || len(refs) != len(c.groups) {
 		t.Fatalf("step %d: counted %+v, %d fresh, %d groups; in fact %+v, %d, %d", step, c.tally, c.fresh, len(c.groups), all, fresh, len(refs))
 	}
 	for g, want := range groups {

@@ -10,8 +10,7 @@ import (
 type lagMeter struct {
 	planned instant // when it meant to wake up; 0 if it does not sleep
 	lost    instant // all the time that it spent in stalls
-	worst   instant // the worst lateness of late, at the time at
-	at      instant
+	worst   fading  // lateness
 	ended   instant // the end of the last stall, and its length
 	length  instant
 }
@@ -20,9 +19,7 @@ type lagMeter struct {
 func (m *lagMeter) wake(now instant) {
 	late := m.late(now)
 	m.planned = 0
-	if late > m.lag(now) {
-		m.worst, m.at = late, now
-	}
+	m.worst.note(late, now)
 	if late >= stall {
 		m.lost += late
 		m.ended, m.length = now, late
@@ -43,12 +40,7 @@ func (m *lagMeter) late(now instant) instant {
 }
 
 // lag returns the worst lateness of late: it fades.
-func (m *lagMeter) lag(now instant) instant {
-	if m.worst == 0 {
-		return 0
-	}
-	return instant(float64(m.worst) * math.Exp2(-float64(now-m.at)/float64(lagHalfLife)))
-}
+func (m *lagMeter) lag(now instant) instant { return m.worst.at(now) }
 
 // lostBy returns the time lost to stalls until now, the present one included.
 func (m *lagMeter) lostBy(now instant) instant {
@@ -77,6 +69,23 @@ func (m *lagMeter) excuse(timeout, started, lostBefore, now instant) (string, bo
 		return "", false
 	}
 	return heldUp(lost), true
+}
+
+// A fading is the worst of some delays, the memory of which halves each
+// lagHalfLife.
+type fading struct{ worst, noted instant }
+
+func (f *fading) note(d, now instant) {
+	if d > f.at(now) {
+		f.worst, f.noted = d, now
+	}
+}
+
+func (f *fading) at(now instant) instant {
+	if f.worst == 0 {
+		return 0
+	}
+	return instant(float64(f.worst) * math.Exp2(-float64(now-f.noted)/float64(lagHalfLife)))
 }
 
 func heldUp(lost time.Duration) string {

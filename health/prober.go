@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -29,7 +28,6 @@ type Prober struct {
 	mu      sync.Mutex // guards the following; held for short computations only
 	core    *core
 	ctx     context.Context // of the checks; set by Run
-	sleep   instant         // Run sleeps until then unless it is kicked
 	idlers  int             // workers that have no target
 	version uint64          // of the list of changes, as last announced
 	more    chan struct{}   // closed when there is a change; nil if nobody waits
@@ -78,14 +76,7 @@ func (p *Prober) unlock() {
 		p.version = p.core.version
 		more, p.more = p.more, nil
 	}
-	due, ok := p.core.heap.first()
-	if sweep := p.core.sweep; sweep > 0 && (!ok || sweep < due) {
-		due, ok = sweep, true
-	}
-	kick := ok && due < p.sleep || p.ctx != nil && p.ctx.Err() != nil
-	if kick {
-		p.sleep = 0 // once is enough
-	}
+	kick := p.core.early() || p.ctx != nil && p.ctx.Err() != nil
 	p.mu.Unlock()
 	if more != nil {
 		close(more)
@@ -137,20 +128,12 @@ func (p *Prober) step() (wait time.Duration, ok bool) {
 	now := p.now()
 	c := p.core
 	c.wake(now)
-	n := max(0, min(c.queue.size, c.opts.Concurrency-c.active)-p.idlers)
+	n := max(0, c.startable()-p.idlers)
 	p.idlers += n
 	for range n {
 		go p.work() // drain waits for it
 	}
-	at, ok := c.wakeAt(now)
-	if !ok {
-		p.sleep = math.MaxInt64
-		return 0, false
-	}
-	p.sleep = at
-	at = max(at, now+rest)
-	c.lag.planned = at
-	return at - now, true
+	return c.plan(now)
 }
 
 // drain waits for the checks that run, as long as they may take.

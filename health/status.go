@@ -119,7 +119,7 @@ func (p *Prober) Snapshot() Snapshot {
 		Doubt:    c.doubts(now),
 		Lag:      c.lag.lag(now).Round(time.Microsecond),
 		Running:  c.active - c.stuck,
-		Waiting:  c.queue.size,
+		Waiting:  c.waiting(),
 		Hung:     c.parked + c.stuck,
 		Checks:   c.checks,
 		Doubtful: c.doubtful,
