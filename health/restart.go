@@ -15,25 +15,26 @@ var ErrGaveUp = errors.New("gave up")
 // again, and when not any more. It is a plain value, for whoever supervises;
 // the prober does not use it. The zero value is good for use.
 //
-// The wait grows from Base by Factor with each restart, up to Max, and is
-// varied at random by up to Jitter. A stretch of Healthy without an end starts
-// the waits anew. More than Limit restarts within Window are one too many.
+// The wait grows from Base by Factor with each restart, and is varied at random
+// by up to Jitter; it is never longer than Max. A stretch of Healthy without an end
+// starts the waits anew. More than Limit restarts within Window are one too many.
 type Restart struct {
 	Base    time.Duration // the first wait. Zero means 100 ms
-	Max     time.Duration // the longest wait. Zero means 30 s
+	Max     time.Duration // the longest wait, at least Base. Zero means 30 s
 	Factor  float64       // at least 1. Zero means 2
 	Jitter  float64       // from 0 to 1; of each wait, up or down. Zero means 0.2
 	Healthy time.Duration // Zero means 1 min
-	Limit   int           // Zero means 10
+	Limit   int           // Zero means 10; a negative value is no limit
 	Window  time.Duration // Zero means 10 min
 }
 
 // A RestartHistory is what a [Restart] policy remembers of one target. The zero
 // value is that of a target that was never restarted. Histories are values: a
-// copy is not affected by what becomes of the original.
+// copy is not affected by what becomes of the original. They can be stored, such as
+// in JSON.
 type RestartHistory struct {
-	streak int         // restarts since it was last healthy
-	recent []time.Time // of restarts, the newest last; never changed in place
+	Streak int         // restarts since it was last healthy
+	Recent []time.Time // of restarts within the window, the newest last; never changed in place
 }
 
 // Next returns what to do about a target that ended, or was called dead, at
@@ -47,26 +48,33 @@ func (r Restart) Next(h RestartHistory, now time.Time, healthy time.Duration, ra
 	}
 	r = r.withDefaults()
 	if healthy >= r.Healthy {
-		h.streak = 0
+		h.Streak = 0
 	}
 	var recent []time.Time
-	for _, t := range h.recent {
+	for _, t := range h.Recent {
 		if now.Sub(t) < r.Window {
 			recent = append(recent, t)
 		}
 	}
-	if len(recent) >= r.Limit {
-		h.recent = recent
+	if r.Limit > 0 && len(recent) >= r.Limit {
+		h.Recent = recent
 		return h, 0, fmt.Errorf("%w: it was restarted %d times within %v, and has failed again", ErrGaveUp, len(recent), r.Window)
 	}
 	wait := float64(r.Base)
-	for range h.streak {
+	for range h.Streak {
 		if wait *= r.Factor; wait >= float64(r.Max) {
 			break
 		}
 	}
-	wait = min(wait, float64(r.Max)) * (1 + r.Jitter*(2*random-1))
-	return RestartHistory{streak: h.streak + 1, recent: append(recent, now)}, time.Duration(wait), nil
+	d := r.Max
+	if wait = min(wait, float64(r.Max)) * (1 + r.Jitter*(2*random-1)); wait < float64(r.Max) {
+		d = time.Duration(wait)
+	}
+	h.Streak++
+	if h.Recent = nil; r.Limit > 0 {
+		h.Recent = append(recent, now)
+	}
+	return h, d, nil
 }
 
 func (r Restart) withDefaults() Restart {
@@ -91,7 +99,6 @@ func (r Restart) validate() error {
 		{"Factor", r.Factor != 0 && !(r.Factor >= 1), "must be at least 1"},
 		{"Jitter", !(r.Jitter >= 0 && r.Jitter <= 1), "must be from 0 to 1"},
 		{"Healthy", r.Healthy < 0, "must not be negative"},
-		{"Limit", r.Limit < 0, "must not be negative"},
 		{"Window", r.Window < 0, "must not be negative"},
 	} {
 		if f.bad {

@@ -1,7 +1,9 @@
 package health_test
 
 import (
+	"encoding/json"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -20,7 +22,8 @@ func TestRestartWaits(t *testing.T) {
 		want    time.Duration
 	}{
 		{0, 0.5, time.Second}, {0, 0.5, 3 * time.Second}, {time.Minute - 1, 0.5, 9 * time.Second},
-		{0, 0.5, 10 * time.Second}, {0, 0, 8 * time.Second}, {0, 0.75, 11 * time.Second},
+		{0, 0.5, 10 * time.Second}, {0, 0, 8 * time.Second}, {0, 0.75, 10 * time.Second}, // never more than Max
+
 		{time.Minute, 0.5, time.Second}, {0, 0.5, 3 * time.Second},
 	} {
 		var wait time.Duration
@@ -39,7 +42,7 @@ func TestRestartDefaults(t *testing.T) {
 	for i := range 10 {
 		var err error
 		var wait time.Duration
-		if h, wait, err = (health.Restart{}).Next(h, now, 0, rand.Float64()); err != nil || wait <= 0 || wait > 36*time.Second {
+		if h, wait, err = (health.Restart{}).Next(h, now, 0, rand.Float64()); err != nil || wait <= 0 || wait > 30*time.Second {
 			t.Fatalf("restart %d: %v, %v", i, wait, err)
 		}
 		now = now.Add(wait)
@@ -49,6 +52,59 @@ func TestRestartDefaults(t *testing.T) {
 	}
 	if _, _, err := (health.Restart{}).Next(h, now.Add(11*time.Minute), 0, 0); err != nil {
 		t.Errorf("after the window: %v", err)
+	}
+}
+
+func TestRestartWithoutLimit(t *testing.T) {
+	r := health.Restart{Limit: -1}
+	var h health.RestartHistory
+	for i := range 1000 {
+		var err error
+		if h, _, err = r.Next(h, time.Unix(int64(i), 0), 0, 0.5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h.Streak != 1000 || len(h.Recent) != 0 {
+		t.Errorf("%d in a row, %d remembered", h.Streak, len(h.Recent))
+	}
+}
+
+// The longest times there are do not overflow.
+func TestRestartLongWaits(t *testing.T) {
+	const longest = time.Duration(math.MaxInt64)
+	for _, r := range []health.Restart{{Base: longest}, {Max: longest, Factor: 1e300}, {Base: longest - 1, Max: longest, Jitter: 1}} {
+		var h health.RestartHistory
+		for i := range 5 {
+			var wait time.Duration
+			var err error
+			h, wait, err = r.Next(h, time.Unix(0, 0), 0, 0.999)
+			if err != nil || wait <= 0 || i > 2 && wait != longest {
+				t.Errorf("%+v: restart %d waits %v, %v", r, i, wait, err)
+			}
+		}
+	}
+}
+
+// A history that was stored goes on where it was.
+func TestRestartHistoryIsStored(t *testing.T) {
+	r := health.Restart{Base: time.Second, Limit: 3, Window: time.Minute}
+	now := time.Unix(1000, 0)
+	var h health.RestartHistory
+	for i := range 4 {
+		stored, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h = health.RestartHistory{}
+		if err := json.Unmarshal(stored, &h); err != nil {
+			t.Fatal(err)
+		}
+		var wait time.Duration
+		h, wait, err = r.Next(h, now, 0, 0.5)
+		if errors.Is(err, health.ErrGaveUp) != (i == 3) || err == nil && wait != time.Second<<i {
+			t.Errorf("restart %d: %v, %v", i, wait, err)
+		}
+		now = now.Add(time.Second)
 	}
 }
 
@@ -73,7 +129,7 @@ func TestRestartHistoryIsAValue(t *testing.T) {
 func TestRestartBadInput(t *testing.T) {
 	for field, r := range map[string]health.Restart{
 		"Base": {Base: -1}, "Max": {Max: -1}, "Factor": {Factor: 0.5}, "Jitter": {Jitter: 2},
-		"Healthy": {Healthy: -1}, "Limit": {Limit: -1}, "Window": {Window: -1},
+		"Healthy": {Healthy: -1}, "Window": {Window: -1},
 	} {
 		if _, _, err := r.Next(health.RestartHistory{}, time.Now(), 0, 0); err == nil || !strings.Contains(err.Error(), "Restart."+field) {
 			t.Errorf("%s: %v", field, err)
@@ -108,7 +164,7 @@ func FuzzRestart(f *testing.F) {
 			}
 			if err == nil {
 				restarts = append(restarts, now)
-				if low, high := float64(r.Base)*(1-r.Jitter)-1, float64(r.Max)*(1+r.Jitter)+1; float64(wait) < low || float64(wait) > high {
+				if low, high := float64(r.Base)*(1-r.Jitter)-1, float64(max(r.Max, r.Base)); float64(wait) < low || float64(wait) > high {
 					t.Fatalf("%+v: waits %v", r, wait)
 				}
 			}
