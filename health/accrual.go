@@ -41,16 +41,17 @@ func (a *accrual) add(interval time.Duration) {
 }
 
 // phi returns φ after a silence, and false while there are too few heartbeats
-// to tell. pause is how much longer than usual a silence may be for free.
-func (a *accrual) phi(silence, pause time.Duration) (float64, bool) {
+// to tell. pause is how much longer than usual a silence may be for free, and the
+// intervals are taken to vary by least even if they vary less.
+func (a *accrual) phi(silence, pause, least time.Duration) (float64, bool) {
 	n := float64(len(a.intervals))
 	if n < 3 {
 		return 0, false
 	}
 	mean := a.sum / n
 	// However regular the beats are, their jitter is not taken for less than a
-	// tenth of the interval.
-	dev := max(math.Sqrt(max(0, a.sumSq/n-mean*mean)), mean/10, 1e-9)
+	// tenth of the interval, either.
+	dev := max(math.Sqrt(max(0, a.sumSq/n-mean*mean)), mean/10, least.Seconds(), 1e-9)
 	return -logTail((silence.Seconds() - mean - pause.Seconds()) / dev), true
 }
 

@@ -148,6 +148,30 @@ func TestHeartbeatPhi(t *testing.T) {
 	})
 }
 
+// Beats that come in bursts do not make an ordinary silence suspicious.
+func TestHeartbeatBursts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		usual := &health.Heartbeat{Within: 10 * time.Second, MaxPhi: 8}
+		strict := &health.Heartbeat{Within: 10 * time.Second, MaxPhi: 8, MinDeviation: time.Millisecond}
+		plain := &health.Heartbeat{Within: 10 * time.Second}
+		for range 300 {
+			usual.Beat()
+			strict.Beat()
+			plain.Beat()
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(20 * time.Millisecond)
+		expect(t, "usual", usual.Check, false, "")
+		expect(t, "strict", strict.Check, false, "phi is")
+		if phi := plain.Phi(time.Now()); phi != 0 {
+			t.Errorf("φ is %v without MaxPhi", phi)
+		}
+		time.Sleep(time.Second)
+		expect(t, "usual, silent", usual.Check, false, "phi is")
+		expect(t, "plain", plain.Check, false, "")
+	})
+}
+
 // In a prober a heartbeat that stops is found within its time and one period.
 func TestHeartbeatInAProber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -32,6 +32,13 @@ type Heartbeat struct {
 	// targets that stop now and then to collect garbage.
 	Pause time.Duration
 
+	// MinDeviation is what the intervals are taken to vary by at least, as their
+	// standard deviation, so that a burst of beats does not pass for a habit that
+	// makes each ordinary silence suspicious. With MaxPhi 8 a silence is fine as
+	// long as it exceeds the mean by less than some 5.6 times as much. Zero means
+	// 100 ms.
+	MinDeviation time.Duration
+
 	mu      sync.Mutex // guards the following
 	last    time.Time
 	accrual accrual
@@ -42,7 +49,7 @@ func (h *Heartbeat) Beat() {
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if interval := now.Sub(h.last); !h.last.IsZero() && interval <= h.within() {
+	if interval := now.Sub(h.last); h.MaxPhi > 0 && !h.last.IsZero() && interval <= h.within() {
 		h.accrual.add(interval) // an outage is not a habit
 	}
 	h.last = now
@@ -55,12 +62,20 @@ func (h *Heartbeat) within() time.Duration {
 	return 30 * time.Second
 }
 
+func (h *Heartbeat) phi(silence time.Duration) (float64, bool) {
+	least := h.MinDeviation
+	if least <= 0 {
+		least = 100 * time.Millisecond
+	}
+	return h.accrual.phi(silence, h.Pause, least)
+}
+
 // Phi returns how suspicious the silence is at a time, in powers of ten: see
-// MaxPhi. It is 0 until there have been four beats.
+// MaxPhi. It is 0 if MaxPhi is, and until there have been four beats.
 func (h *Heartbeat) Phi(now time.Time) float64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	phi, _ := h.accrual.phi(now.Sub(h.last), h.Pause)
+	phi, _ := h.phi(now.Sub(h.last))
 	return phi
 }
 
@@ -77,7 +92,7 @@ func (h *Heartbeat) Check(context.Context) (Result, error) {
 		return Result{}, fmt.Errorf("no heartbeat for %v, of at most %v", silence.Round(time.Millisecond), within)
 	}
 	if h.MaxPhi > 0 {
-		if phi, ok := h.accrual.phi(silence, h.Pause); ok && phi > h.MaxPhi {
+		if phi, ok := h.phi(silence); ok && phi > h.MaxPhi {
 			return Result{}, fmt.Errorf("no heartbeat for %v: phi is %.1f, of at most %.1f", silence.Round(time.Millisecond), phi, h.MaxPhi)
 		}
 	}

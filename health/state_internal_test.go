@@ -229,7 +229,7 @@ func TestQueue(t *testing.T) {
 func TestAccrual(t *testing.T) {
 	var a accrual
 	rng := rand.New(rand.NewPCG(7, 8))
-	if _, ok := a.phi(time.Hour, 0); ok {
+	if _, ok := a.phi(time.Hour, 0, 0); ok {
 		t.Error("it can tell without heartbeats")
 	}
 	for range 1000 {
@@ -240,21 +240,21 @@ func TestAccrual(t *testing.T) {
 	for _, c := range []struct{ seconds, phi float64 }{
 		{1, 0.30}, {1.2, 0.80}, {1.4, 1.64}, {1.6, 2.87}, {2, 6.54}, {3, 23.1}, {7, 197.3}, {100, 53200},
 	} {
-		phi, ok := a.phi(time.Duration(c.seconds*1e9), 0)
+		phi, ok := a.phi(time.Duration(c.seconds*1e9), 0, 0)
 		if !ok || phi < c.phi*0.8 || phi > c.phi*1.25 {
 			t.Errorf("φ(%vs) = %.3f, want about %v", c.seconds, phi, c.phi)
 		}
 	}
 	last := -1.0
 	for s := 0.0; s < 10; s += 0.01 {
-		phi, _ := a.phi(time.Duration(s*1e9), 0)
+		phi, _ := a.phi(time.Duration(s*1e9), 0, 0)
 		if phi < last {
 			t.Fatalf("φ falls at %vs: %v after %v", s, phi, last)
 		}
 		last = phi
 	}
-	long, _ := a.phi(4*time.Second, 3*time.Second)
-	short, _ := a.phi(time.Second, 0)
+	long, _ := a.phi(4*time.Second, 3*time.Second, 0)
+	short, _ := a.phi(time.Second, 0, 0)
 	if long != short {
 		t.Errorf("φ with a pause is %v, want %v", long, short)
 	}
