@@ -29,6 +29,7 @@ type target struct {
 	policy unique.Handle[Policy]
 
 	older, newer *target // the list of changes
+	version      uint64  // of the list, when it was put there
 
 	due     instant // of the next check, or of this one while it waits
 	started instant // the check that runs, or the last one
@@ -62,6 +63,7 @@ type group struct {
 type core struct {
 	opts    Options
 	targets map[string]*target
+	removed map[*target]bool // those whose checks have not returned
 	groups  map[string]*group
 	heap    heap
 	queue   queue // targets that are due
@@ -96,6 +98,7 @@ func newCore(opts Options, seed uint64) *core {
 	c := &core{
 		opts:    opts,
 		targets: map[string]*target{},
+		removed: map[*target]bool{},
 		groups:  map[string]*group{},
 		rng:     rng,
 		phases:  rng.Float64(),
@@ -167,6 +170,9 @@ func (c *core) remove(id string, now instant) *target {
 	}
 	delete(c.targets, id)
 	t.removed = true
+	if t.phase >= running {
+		c.removed[t] = true
+	}
 	switch {
 	case t.phase == running || t.phase == overdue:
 		t.phase = overdue
@@ -373,12 +379,14 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	}
 	t.phase, t.parked, t.cancel = idle, false, nil
 	if t.removed {
+		delete(c.removed, t)
 		c.heap.remove(t)
 		return kept
 	}
 	t.took = int32(min((now - t.started).Microseconds(), math.MaxInt32))
 	switch {
 	case was != running: // its failure has been noted
+	case v == doubtful: // it was ended by the end of the prober
 	case v == failed && now >= c.deadline(t):
 		c.timeout(t, now)
 	case v == failed && c.lag.settling(t.policy.Value().Timeout, t.started):
@@ -414,8 +422,8 @@ func (c *core) doubt(t *target, reason string, now instant) {
 func (c *core) record(t *target, v verdict, reason string, started, now instant) {
 	o := observation{verdict: v, reason: reason}
 	policy := t.policy.Value()
-	if v == failed || v == unready {
-		o.hold = c.hold(t, policy, v, started)
+	if v == failed { // what a target says itself is not doubted
+		o.hold = c.hold(t, policy, started)
 	}
 	c.apply(t, policy, o, now)
 }
@@ -425,6 +433,9 @@ func (c *core) apply(t *target, policy Policy, o observation, now instant) {
 	c.tally.add(&before, -1)
 	t.group.add(&before, -1)
 	t.standing = policy.next(before, o, now)
+	if t.state == Ready && before.state != Ready && t.traffic != nil {
+		t.traffic.failures, t.traffic.gateway, t.traffic.sample = 0, 0, sample{} // it gets another chance
+	}
 	c.tally.add(&t.standing, +1)
 	t.group.add(&t.standing, +1)
 	if t.state != before.state || (t.held == "") != (before.held == "") {
@@ -442,16 +453,17 @@ func (c *core) reassess(now instant) {
 	}
 }
 
-// hold returns why the target may not change for the worse now, if it may not.
-func (c *core) hold(t *target, policy Policy, v verdict, started instant) string {
+// hold returns why a target whose check has failed may not change for the worse
+// now, if it may not.
+func (c *core) hold(t *target, policy Policy, started instant) string {
 	known, failing := c.known, c.failing
-	if v == failed && t.errors == 0 && (t.state == Ready || t.state == NotReady) {
+	if t.errors == 0 && (t.state == Ready || t.state == NotReady) {
 		failing++
 	}
 	switch g := t.group; {
-	case v == failed && c.opts.panicking(known, failing):
+	case c.opts.panicking(known, failing):
 		return c.opts.panicText(known, failing)
-	case v == failed && started < c.calm:
+	case started < c.calm:
 		return "cannot tell: the check began while too many targets failed at once"
 	case t.state == Ready && int(t.failures)+1 >= min(policy.FailureThreshold, orMax(policy.LivenessThreshold)) &&
 		full(g.out, g.size, c.opts.MaxUnready):
@@ -463,6 +475,7 @@ func (c *core) hold(t *target, policy Policy, v verdict, started instant) string
 // changed moves a target to the new end of the list of changes.
 func (c *core) changed(t *target) {
 	c.version++
+	t.version = c.version
 	t.unlink()
 	t.insertAfter(c.changes.older)
 }
@@ -526,6 +539,9 @@ func (c *core) runningIDs() []string {
 		if t.phase >= running {
 			ids = append(ids, id)
 		}
+	}
+	for t := range c.removed {
+		ids = append(ids, t.id+" (removed)")
 	}
 	slices.Sort(ids)
 	return ids

@@ -55,6 +55,7 @@
 //   - it measures how late its own timers are. A check that was not answered
 //     in time counts for nothing if the prober was away so long that less than
 //     half of the timeout remains, and so does a failure right after a stall.
+//     After a stall longer than their period, targets are spread as new ones are.
 //     While the prober is late, timeouts are stretched by as much, at most
 //     twofold.
 //   - when more than Options.PanicShare of the targets fail at once it is in
@@ -62,8 +63,11 @@
 //     says "cannot tell". Answers still count, good ones and "not ready", since
 //     a prober that is cut off gets none.
 //   - at most Options.MaxUnready of a group are out at once by its word. Who is
-//     held back by that changes as soon as another of the group is back, or has
-//     been removed: so remove what is gone for good.
+//     held back by that changes with its next check that fails once another of
+//     the group is back, or has been removed: so remove what is gone for good. A
+//     target that says itself that it is not ready is not held.
+//   - when its slots do not suffice, so that checks start late, Snapshot.Doubt says
+//     so. Targets whose last check failed get at most three quarters of the slots.
 //
 // # Where others do better
 //

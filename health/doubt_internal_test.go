@@ -436,3 +436,31 @@ func TestNoEjectionInPanic(t *testing.T) {
 		t.Errorf("it is %v after the panic", s)
 	}
 }
+
+// Requests to a target that is out are no part of what the group is compared with,
+// and those before do not count against it when it is back, for whatever reason it
+// was out.
+func TestTrafficStartsAnew(t *testing.T) {
+	r := newRig(t, Options{MaxUnready: 1}, 10, one(time.Second, 500*ms))
+	k := r.targets["9"]
+	observe := func(n int) {
+		for range n {
+			r.observe("9", ServerError, 0, func() instant { return r.now })
+		}
+	}
+	observe(4)
+	r.apply(k, k.policy.Value(), observation{verdict: failed, reason: "silence"}, r.now)
+	observe(100)
+	if k.state != NotReady || k.traffic.requests != 4 {
+		t.Errorf("it is %v, and had %d requests, want 4", k.state, k.traffic.requests)
+	}
+	r.apply(k, k.policy.Value(), observation{verdict: passed}, r.now)
+	observe(4)
+	if k.state != Ready || k.traffic.requests != 4 {
+		t.Errorf("it is %v, and had %d requests, want 4", k.state, k.traffic.requests)
+	}
+	observe(1)
+	if k.state != NotReady {
+		t.Errorf("it is %v after five failures", k.state)
+	}
+}

@@ -33,8 +33,8 @@ func Example() {
 			return nil
 		}),
 		Policy: health.Policy{
-			Period: 20 * time.Millisecond, Timeout: 20 * time.Millisecond,
-			SuccessThreshold: 1, FailureThreshold: 2, LivenessThreshold: 4,
+			Period: 500 * time.Millisecond, Timeout: 500 * time.Millisecond,
+			SuccessThreshold: 1, FailureThreshold: 1, LivenessThreshold: 2,
 		},
 	})
 	if err != nil {
@@ -56,8 +56,8 @@ func Example() {
 	fmt.Println("run:", <-done)
 	// Output:
 	// cart/1 is ready: its checks pass
-	// cart/1 is not ready: 2 checks failed in a row: connection refused
-	// cart/1 is dead: 4 checks failed in a row: connection refused
+	// cart/1 is not ready: 1 check failed in a row: connection refused
+	// cart/1 is dead: 2 checks failed in a row: connection refused
 	// run: <nil>
 }
 

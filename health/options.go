@@ -11,7 +11,10 @@ import (
 type Options struct {
 	// Concurrency is how many checks run at the same time. It must be at least
 	// the number of checks a second times the seconds that one takes, those
-	// included that run into their timeout. Zero means 256.
+	// included that run into their timeout. If it is not, checks start late, and
+	// Snapshot.Doubt says so. A quarter of it is kept for targets whose last
+	// check did not fail, so that those that are silent do not delay them. Zero
+	// means 256.
 	Concurrency int
 
 	// MaxHung is how many checks that ignore their context are left alone, in
@@ -30,10 +33,12 @@ type Options struct {
 	// mean anything. Zero means 5.
 	PanicMinimum int
 
-	// MaxUnready is the share of a group that may be out at once: that was
-	// ready, and has been called not ready or dead, for whatever reason. One
-	// may always be. The rest stays ready, and is held, until one of those is
-	// back or has been removed. Zero means a third; 1 switches it off.
+	// MaxUnready is the share of a group that may be out at once, because their
+	// checks fail or their traffic fares badly: that was ready, and has been
+	// called not ready or dead. One may always be. The rest stays ready, and is
+	// held, until one of those is back or has been removed. A target that says
+	// itself that it is not ready is believed; it counts as out, but is never
+	// held. Zero means a third; 1 switches it off.
 	MaxUnready float64
 
 	// Outlier says what to make of what [Prober.Observe] is told.
@@ -84,6 +89,9 @@ const (
 	// How long a check may take to return after its context has ended, before
 	// its place is given to another.
 	grace = 50 * time.Millisecond
+
+	// The lock is held for that many targets at once.
+	chunk = 2048
 
 	// The memory of the worst lateness halves in this time.
 	lagHalfLife = 5 * time.Second

@@ -22,11 +22,12 @@ const (
 // Outlier says which targets to eject, that is, to call not ready for a while,
 // because requests to them fare worse than they should. The rules, names and
 // defaults are those of Envoy's outlier detection; LatencyFactor is an addition.
-// Targets are compared with those of their group. In a field whose zero means a
-// default, a negative value switches the rule off.
+// Targets are compared with those of their group. Requests to a target that is not
+// ready do not count. A rule is switched off by a negative value of the field that
+// says so; no other may be negative.
 type Outlier struct {
 	// Consecutive5xx is how many requests in a row must end other than in
-	// Success. Zero means 5.
+	// Success. Zero means 5; a negative value switches it off.
 	Consecutive5xx int
 
 	// ConsecutiveGatewayFailure is how many requests in a row must end in
@@ -38,7 +39,7 @@ type Outlier struct {
 	Interval time.Duration
 
 	// An ejection takes BaseEjectionTime times the number of recent ejections,
-	// at most MaxEjectionTime; each interval without one reduces that number.
+	// at most MaxEjectionTime, which is at least BaseEjectionTime; each interval without one reduces that number.
 	// It ends with the first check after it that passes. Zero means 30 s and
 	// 300 s.
 	BaseEjectionTime time.Duration
@@ -52,7 +53,7 @@ type Outlier struct {
 	// standard deviations below the mean of its group, if at least
 	// SuccessRateMinimumHosts of the group had SuccessRateRequestVolume
 	// requests each in the interval; others do not count. Zero means 1900, 5
-	// and 100.
+	// and 100; a negative SuccessRateStdevFactor switches it off.
 	SuccessRateStdevFactor   int
 	SuccessRateMinimumHosts  int
 	SuccessRateRequestVolume int
@@ -74,7 +75,7 @@ func (o Outlier) withDefaults() (Outlier, error) {
 	o.Consecutive5xx = cmp.Or(o.Consecutive5xx, 5)
 	o.Interval = cmp.Or(o.Interval, 10*time.Second)
 	o.BaseEjectionTime = cmp.Or(o.BaseEjectionTime, 30*time.Second)
-	o.MaxEjectionTime = max(cmp.Or(o.MaxEjectionTime, 300*time.Second), o.BaseEjectionTime)
+	o.MaxEjectionTime = cmp.Or(o.MaxEjectionTime, 300*time.Second)
 	o.MaxEjectionPercent = cmp.Or(o.MaxEjectionPercent, 10)
 	o.SuccessRateStdevFactor = cmp.Or(o.SuccessRateStdevFactor, 1900)
 	o.SuccessRateMinimumHosts = cmp.Or(o.SuccessRateMinimumHosts, 5)
@@ -89,18 +90,21 @@ func (o Outlier) withDefaults() (Outlier, error) {
 	}{
 		{"Interval", o.Interval < time.Millisecond, "must be at least 1ms"},
 		{"BaseEjectionTime", o.BaseEjectionTime < 0, "must not be negative"},
+		{"MaxEjectionTime", o.MaxEjectionTime < 0, "must not be negative"},
 		{"MaxEjectionPercent", o.MaxEjectionPercent < 0 || o.MaxEjectionPercent > 100, "must be from 0 to 100"},
 		{"SuccessRateMinimumHosts", o.SuccessRateMinimumHosts < 0, "must not be negative"},
 		{"SuccessRateRequestVolume", o.SuccessRateRequestVolume < 0, "must not be negative"},
-		{"FailurePercentageThreshold", o.FailurePercentageThreshold > 100, "must be at most 100"},
+		{"ConsecutiveGatewayFailure", o.ConsecutiveGatewayFailure < 0, "must not be negative"},
+		{"FailurePercentageThreshold", o.FailurePercentageThreshold < 0 || o.FailurePercentageThreshold > 100, "must be from 0 to 100"},
 		{"FailurePercentageMinimumHosts", o.FailurePercentageMinimumHosts < 0, "must not be negative"},
 		{"FailurePercentageRequestVolume", o.FailurePercentageRequestVolume < 0, "must not be negative"},
-		{"LatencyFactor", math.IsNaN(o.LatencyFactor) || o.LatencyFactor > 0 && o.LatencyFactor <= 1, "must be more than 1"},
+		{"LatencyFactor", o.LatencyFactor != 0 && !(o.LatencyFactor > 1), "must be more than 1"},
 	} {
 		if f.bad {
 			errs = append(errs, fmt.Errorf("field Options.Outlier.%s %s", f.name, f.rule))
 		}
 	}
+	o.MaxEjectionTime = max(o.MaxEjectionTime, o.BaseEjectionTime)
 	return o, errors.Join(errs...)
 }
 
@@ -139,6 +143,9 @@ func (c *core) observe(id string, outcome Outcome, latency time.Duration, now fu
 	t := c.targets[id]
 	if t == nil {
 		return false
+	}
+	if t.state != Ready {
+		return true // requests under way when it was ejected count for nothing
 	}
 	if t.traffic == nil {
 		t.traffic = &traffic{pos: len(t.group.observed)}

@@ -49,6 +49,34 @@ func TestConsecutive5xx(t *testing.T) {
 	})
 }
 
+// What requests see that were under way at an ejection does not count, neither
+// meanwhile nor afterwards.
+func TestFailuresWhileEjected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := tenReplicas(t, health.Outlier{ConsecutiveGatewayFailure: 5, FailurePercentageThreshold: 50, FailurePercentageMinimumHosts: 1, BaseEjectionTime: 3 * time.Second})
+		defer h.end()
+		for range 5 {
+			h.Observe("3", health.ServerError, 0)
+		}
+		h.want("3", health.NotReady, "ejected")
+		for range 100 {
+			h.Observe("3", health.GatewayFailure, 0)
+		}
+		time.Sleep(5 * time.Second)
+		h.want("3", health.Ready, "its checks pass")
+		for range 4 {
+			h.Observe("3", health.GatewayFailure, 0)
+		}
+		time.Sleep(20 * time.Second) // the end of the interval
+		h.want("3", health.Ready, "its checks pass")
+		if s, _ := h.Status("3"); s.Ejections != 0 {
+			t.Errorf("%d ejections of late, want none", s.Ejections)
+		}
+		h.Observe("3", health.GatewayFailure, 0)
+		h.want("3", health.NotReady, "5 requests in a row")
+	})
+}
+
 // Each ejection is longer than the last; intervals without one make it shorter.
 func TestEjectionTimeGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -170,6 +170,18 @@ func (p *Prober) drain() error {
 
 // work runs checks until there are none to run.
 func (p *Prober) work() {
+	var t *target // whose check runs
+	defer func() {
+		if t == nil {
+			return
+		}
+		p.mu.Lock()
+		if p.core.finish(t, failed, "its check ended its goroutine", p.now()) {
+			p.idlers++
+			go p.work() // in place of this one
+		}
+		p.unlock()
+	}()
 	p.mu.Lock()
 	for {
 		p.idlers--
@@ -178,7 +190,7 @@ func (p *Prober) work() {
 			return
 		}
 		now := p.now()
-		t := p.core.start(now)
+		t = p.core.start(now)
 		if t == nil {
 			p.unlock()
 			return
@@ -187,14 +199,15 @@ func (p *Prober) work() {
 		t.cancel = cancel
 		p.unlock()
 
-		v, reason := p.run(ctx, t)
-		cancel()
+		v, reason := p.run(ctx, cancel, t)
 
 		p.mu.Lock()
 		if p.ctx.Err() != nil {
-			v, reason = doubtful, "the prober has ended"
+			v = doubtful
 		}
-		if !p.core.finish(t, v, reason, p.now()) {
+		kept := p.core.finish(t, v, reason, p.now())
+		t = nil
+		if !kept {
 			p.unlock()
 			return // another has taken its slot
 		}
@@ -202,8 +215,10 @@ func (p *Prober) work() {
 	}
 }
 
-// run calls the check, and judges what it returns.
-func (p *Prober) run(ctx context.Context, t *target) (v verdict, reason string) {
+// run calls the check, and judges what it returns. It does not return if the
+// check calls runtime.Goexit.
+func (p *Prober) run(ctx context.Context, cancel context.CancelFunc, t *target) (v verdict, reason string) {
+	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {
 			v, reason = failed, clip(fmt.Sprintf("its check panicked: %v", r))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -302,7 +304,7 @@ func TestHangingChecks(t *testing.T) {
 			}
 
 			err := h.end()
-			if err == nil || !strings.Contains(err.Error(), "5 checks ignore their context and still run: hanging2, hanging3, hanging4, hanging5") {
+			if err == nil || !strings.Contains(err.Error(), "5 checks ignore their context and still run: hanging1 (removed), hanging2, hanging3, hanging4, hanging5") {
 				t.Errorf("Run returned %v", err)
 			}
 			for _, p := range hanging[1:] {
@@ -476,6 +478,131 @@ func TestFirstCheckOfOneIsAtOnce(t *testing.T) {
 	})
 }
 
+// The cap holds back what the prober concludes, not what a target says itself.
+func TestOwnWordIsNotHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, health.Options{})
+		defer h.end()
+		a, b, c := newPatient(well), newPatient(well), newPatient(well)
+		h.add("a", a, second())
+		h.add("b", b, second())
+		h.add("c", c, second())
+		time.Sleep(3 * time.Second)
+		a.mode.Store(notReady)
+		b.mode.Store(notReady)
+		time.Sleep(4 * time.Second)
+		h.want("a", health.NotReady, "it answers, but is not ready: warming up")
+		h.want("b", health.NotReady, "it answers, but is not ready: warming up")
+		c.mode.Store(broken)
+		time.Sleep(10 * time.Second)
+		h.want("c", health.Ready, "it stays: 2 of 3 of its group are out already")
+		c.mode.Store(notReady)
+		time.Sleep(2 * time.Second)
+		h.want("c", health.NotReady, "it answers, but is not ready")
+	})
+}
+
+// A check that ends its goroutine is a failure, and costs nothing but that.
+func TestGoexit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, health.Options{Concurrency: 2, MaxHung: 1, MaxUnready: 1})
+		for i := range 5 {
+			err := h.Add(health.Target{ID: fmt.Sprint("exit", i), Policy: second(), Check: func(context.Context) (health.Result, error) {
+				runtime.Goexit()
+				return health.Result{}, nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := newPatient(well)
+		h.add("well", p, second())
+		time.Sleep(60 * time.Second)
+		if n := p.checks.Load(); n < 59 {
+			t.Errorf("%d checks in 60 s", n)
+		}
+		for i := range 5 {
+			h.want(fmt.Sprint("exit", i), health.Dead, "its check ended its goroutine")
+		}
+		if s := h.Snapshot(); s.Running != 0 || s.Hung != 0 || s.Doubt != "" {
+			t.Errorf("running %d, hung %d, doubt %q", s.Running, s.Hung, s.Doubt)
+		}
+		if err := h.end(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What the end of Run does to checks says nothing about their targets; and what
+// is known from then on is old.
+func TestAfterRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, health.Options{})
+		p, gone := newPatient(well), newPatient(stuck)
+		h.add("a", p, second())
+		h.add("gone", gone, second())
+		time.Sleep(3 * time.Second)
+		h.Remove("gone")
+		p.mode.Store(silent)
+		h.checked(p, 1)
+		for before := p.checks.Load(); p.checks.Load() == before; {
+			time.Sleep(time.Millisecond)
+		}
+		if err := h.end(); err == nil || !strings.Contains(err.Error(), "1 checks ignore their context and still run: gone (removed)") {
+			t.Errorf("Run returned %v", err)
+		}
+		h.want("a", health.Ready, "1 check failed in a row, of 3 that it takes: no answer within 500ms")
+		if s := h.Snapshot(); s.Doubt != "the prober has ended: nothing is checked any more" {
+			t.Errorf("doubt %q", s.Doubt)
+		}
+		close(gone.free)
+	})
+}
+
+// A snapshot of many targets lets others at the prober meanwhile, and has each
+// target once.
+func TestSnapshotOfMany(t *testing.T) {
+	p, err := health.New(health.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &harness{Prober: p, t: t}
+	check := newPatient(well)
+	const n = 10_000
+	for i := range n {
+		h.add(fmt.Sprint(i), check, health.Policy{})
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			p.Remove(fmt.Sprint("more", i-10))
+			_ = p.Add(health.Target{ID: fmt.Sprint("more", i), Check: check.check})
+		}
+	})
+	for range 20 {
+		seen := map[string]bool{}
+		for _, s := range p.Snapshot().Targets {
+			if seen[s.ID] {
+				t.Errorf("%s is there twice", s.ID)
+			}
+			seen[s.ID] = true
+		}
+		for i := range n {
+			if !seen[fmt.Sprint(i)] {
+				t.Fatalf("%d is missing", i)
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
 func TestPanicMode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := start(t, health.Options{MaxUnready: 1})
@@ -619,6 +746,82 @@ func TestSubscribe(t *testing.T) {
 	})
 }
 
+// A reader that is slow is told of a target that changes all the time as often as
+// of the rest.
+func TestSlowReaderIsFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, health.Options{MaxUnready: 1, PanicShare: 1})
+		defer h.end()
+		policy := second()
+		policy.FailureThreshold = 1
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 101 {
+			p, every := newPatient(well), 40*time.Second
+			if i == 0 {
+				every = 5 * time.Second
+			}
+			h.add(fmt.Sprint(i), p, policy)
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					time.Sleep(every)
+					p.mode.Store(broken - p.mode.Load())
+				}
+			})
+		}
+		told, last, longest := map[string]int{}, time.Now(), time.Duration(0)
+		for c := range h.Subscribe(ctx) {
+			if told[c.ID]++; c.ID == "0" {
+				longest = max(longest, time.Since(last))
+				last = time.Now()
+			}
+			time.Sleep(500 * time.Millisecond) // 50 s for all
+		}
+		wg.Wait()
+		// It may change just after it was told, and be the last of the next round.
+		if longest > 2*time.Minute || told["0"] < told["1"]/2 {
+			t.Errorf("told %d times of one that changes all the time, not for %v, and %d times of another", told["0"], longest, told["1"])
+		}
+	})
+}
+
+// What a reader was told is not told again, though it changed while the reader was
+// being told of others.
+func TestSubscribeTellsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _ := health.New(health.Options{})
+		h := &harness{Prober: p, t: t}
+		a := newPatient(well)
+		h.add("a", a, second())
+		h.add("b", newPatient(well), second())
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		next, stop := iter.Pull(p.Subscribe(ctx))
+		defer stop()
+		if c, _ := next(); c.ID != "a" || c.State != health.Unknown {
+			t.Errorf("told of %s, %v", c.ID, c.State)
+		}
+		done := make(chan error)
+		runCtx, end := context.WithCancel(t.Context())
+		go func() { done <- p.Run(runCtx) }()
+		time.Sleep(2 * time.Second) // both become ready
+		for _, want := range []string{"b", "a"} {
+			if c, _ := next(); c.ID != want || c.State != health.Ready {
+				t.Errorf("told of %s, %v; want %s, ready", c.ID, c.State, want)
+			}
+		}
+		a.mode.Store(notReady)
+		if c, _ := next(); c.ID != "a" || c.State != health.NotReady {
+			t.Errorf("told of %s, %v; want a, not ready", c.ID, c.State)
+		}
+		end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestSubscribeStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := health.New(health.Options{})
@@ -703,6 +906,9 @@ func TestBadInput(t *testing.T) {
 		{health.Options{MaxUnready: -0.1}, "Options.MaxUnready"},
 		{health.Options{Outlier: health.Outlier{Interval: -1}}, "Options.Outlier.Interval"},
 		{health.Options{Outlier: health.Outlier{MaxEjectionPercent: 101}}, "Options.Outlier.MaxEjectionPercent"},
+		{health.Options{Outlier: health.Outlier{MaxEjectionTime: -1}}, "Options.Outlier.MaxEjectionTime"},
+		{health.Options{Outlier: health.Outlier{ConsecutiveGatewayFailure: -1}}, "Options.Outlier.ConsecutiveGatewayFailure"},
+		{health.Options{Outlier: health.Outlier{FailurePercentageThreshold: -1}}, "Options.Outlier.FailurePercentageThreshold"},
 		{health.Options{Outlier: health.Outlier{LatencyFactor: 0.5}}, "Options.Outlier.LatencyFactor"},
 	} {
 		if _, err := health.New(c.opts); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -7,12 +7,14 @@ import (
 
 // A State is what is believed of a target.
 //
-//	                ┌──────────────────────────┐
-//	unknown ──> starting ──> ready <──> not ready
-//	                │          │             │
-//	                └──────────┴───> dead <──┘
+//	from       to
+//	unknown    ready or not ready, by the first answer; starting, if there was none
+//	           or it takes more of them; dead, if StartupThreshold is 1
+//	starting   ready, not ready; dead
+//	ready      not ready; dead, if LivenessThreshold is not above FailureThreshold
+//	not ready  ready; dead
+//	dead       ready, not ready
 //
-// A target whose first answer is "not ready" goes from starting to not ready.
 // Dead asks for a restart. It is not for ever: a target that answers again, as
 // one does that somebody restarted in place, is ready or not ready again.
 type State uint8
@@ -186,7 +188,9 @@ func (p *Policy) why(s standing) string {
 			text = fmt.Sprintf("no answer yet: %s failed", checks(int(s.errors)))
 		}
 	case Ready:
-		if s.failures == 0 {
+		if s.failures == 0 && s.last == doubtful {
+			text = "its checks passed so far"
+		} else if s.failures == 0 {
 			text = "its checks pass"
 		} else {
 			text = fmt.Sprintf("%s failed in a row, of %d that it takes", checks(int(s.failures)), p.FailureThreshold)

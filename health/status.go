@@ -38,7 +38,9 @@ type Change struct {
 	Status
 }
 
-// A Snapshot is what a prober knows at one moment. It shares nothing with it.
+// A Snapshot is what a prober knows. It shares nothing with it. Its figures are
+// those of one moment, Time; of many targets, some are as they were a little later,
+// so that the prober need not stop meanwhile.
 type Snapshot struct {
 	Time    time.Time
 	Targets []Status // sorted by ID
@@ -125,9 +127,15 @@ func (p *Prober) Snapshot() Snapshot {
 		Doubtful: c.doubtful,
 		Panics:   c.panics,
 	}
+	if p.ctx != nil && p.ctx.Err() != nil {
+		s.Doubt = "the prober has ended: nothing is checked any more"
+	}
 	views := make([]view, 0, len(c.targets))
 	for _, t := range c.targets {
-		views = append(views, t.view())
+		if views = append(views, t.view()); len(views)%chunk == 0 {
+			p.mu.Unlock()
+			p.mu.Lock() // whoever waits for it comes first: it is fair to those who wait for 1 ms
+		}
 	}
 	p.mu.Unlock()
 
@@ -142,56 +150,102 @@ func (p *Prober) Snapshot() Snapshot {
 // Subscribe yields the status of every target, and from then on every target
 // whose status changes, until ctx ends. A target that changes several times
 // before the reader comes to it is yielded once, with its newest status: there
-// is no queue to fill up, and whoever acts upon State is never behind. Targets
-// are yielded in the order of their newest changes. Who removes a target knows
-// of it; no change tells.
+// is no queue to fill up, and whoever acts upon State is never behind. All targets
+// that have changed are yielded, in the order of their newest changes, before any
+// of them is yielded again: one that changes all the time keeps a slow reader from
+// none, and is itself not passed over. Who removes a target knows of it; no change
+// tells.
 //
 // Any number of readers may subscribe, before Run, during it and after it.
 func (p *Prober) Subscribe(ctx context.Context) iter.Seq[Change] {
 	return func(yield func(Change) bool) {
 		p.mu.Lock()
-		place := &target{}
-		place.insertAfter(&p.core.changes)
+		r := reader{place: &target{}}
+		r.place.insertAfter(&p.core.changes)
 		p.mu.Unlock()
 		defer func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			place.unlink()
+			r.place.unlink()
 		}()
 		for {
-			v, more := p.nextChange(place)
-			if v.t == nil {
+			more := p.pending(&r)
+			if len(r.batch) == 0 {
 				select {
 				case <-more:
 				case <-ctx.Done():
 					return
 				}
-				continue
 			}
-			if ctx.Err() != nil || !yield(Change{v.s.previous, p.status(v)}) {
-				return
+			for _, t := range r.batch {
+				v, ok := p.tell(&r, t)
+				if !ok {
+					continue
+				}
+				if ctx.Err() != nil || !yield(Change{v.s.previous, p.status(v)}) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// nextChange returns what follows a reader's place in the list of changes, and
-// moves the place past it. If nothing does, it returns a channel that is closed
+// A reader is a subscriber.
+type reader struct {
+	place *target   // in the list of changes: it was told what is older
+	batch []*target // that it is being told
+	bound uint64    // the version of the list when the batch was made
+
+	// Those of the batch that changed after it was made, and so are in the list
+	// still, and the version that was told.
+	told map[*target]uint64
+}
+
+// pending makes a batch of what follows a reader's place in the list of changes,
+// and moves the place past it. If nothing does, it returns a channel that is closed
 // when something may.
-func (p *Prober) nextChange(place *target) (view, <-chan struct{}) {
+func (p *Prober) pending(r *reader) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	clear(r.batch)
+	r.batch, r.bound = r.batch[:0], p.core.version
+	told := r.told
+	r.told = nil
 	list := &p.core.changes
-	for t := place.newer; t != list; t = t.newer {
-		if t.check == nil {
-			continue // the place of another reader
+	for n := 1; ; n++ {
+		t := r.place.newer
+		if t == list || t.version > r.bound {
+			break
 		}
-		place.unlink()
-		place.insertAfter(t)
-		return t.view(), nil
+		r.place.unlink()
+		r.place.insertAfter(t)
+		if t.check != nil && told[t] != t.version { // it is not the place of another reader
+			r.batch = append(r.batch, t)
+		}
+		if n%chunk == 0 {
+			p.mu.Unlock()
+			p.mu.Lock()
+		}
 	}
-	if p.more == nil {
+	if len(r.batch) == 0 && p.more == nil {
 		p.more = make(chan struct{})
 	}
-	return view{}, p.more
+	return p.more
+}
+
+// tell returns a target of a reader's batch as it is now; ok is false if it was
+// removed.
+func (p *Prober) tell(r *reader, t *target) (v view, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t.removed {
+		return view{}, false
+	}
+	if t.version > r.bound {
+		if r.told == nil {
+			r.told = map[*target]uint64{}
+		}
+		r.told[t] = t.version
+	}
+	return t.view(), true
 }

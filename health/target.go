@@ -27,7 +27,8 @@ type Target struct {
 // that it did, and so that it lives. The check must return when ctx ends, which
 // it does after Policy.Timeout, or when the target is removed. One that does
 // not return is left alone in its goroutine and counts as a failure each period;
-// it is never started a second time meanwhile. A panic is a failure, too.
+// it is never started a second time meanwhile. A panic is a failure, too, and so is
+// the end of its goroutine by runtime.Goexit.
 //
 // Checks of different targets run at the same time.
 type CheckFunc func(ctx context.Context) (Result, error)
