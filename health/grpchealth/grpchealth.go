@@ -7,7 +7,11 @@
 //	prober.Add(health.Target{ID: address, Check: grpchealth.Check(conn, "")})
 //
 // The connection is the caller's, to configure and, once the target has been
-// removed, to close.
+// removed, to close. While the server cannot be reached each check has it try to
+// connect at once, so that the period of the checks is what counts, not the time
+// for which gRPC backs off, which grows to two minutes: a server that is back is
+// seen by the second check after that at the latest. Others who use the connection
+// feel that, too.
 package grpchealth
 
 import (
@@ -28,7 +32,11 @@ import (
 // service or does not speak the protocol.
 func Check(conn grpc.ClientConnInterface, service string) health.CheckFunc {
 	client := healthpb.NewHealthClient(conn)
+	back, _ := conn.(interface{ ResetConnectBackoff() }) // as *grpc.ClientConn is
 	return func(ctx context.Context) (health.Result, error) {
+		if back != nil {
+			back.ResetConnectBackoff()
+		}
 		reply, err := client.Check(ctx, &healthpb.HealthCheckRequest{Service: service})
 		switch status.Code(err) {
 		case codes.OK:

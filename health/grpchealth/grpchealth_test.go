@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	grpchealthserver "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -69,6 +70,49 @@ func TestCheckOfAServerWithoutIt(t *testing.T) {
 	_, err := grpchealth.Check(conn, "")(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "does not offer grpc.health.v1.Health") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A server that was away for long is seen soon when it is back.
+func TestCheckSeesThatItIsBack(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	// A connection that waits an hour before it tries again.
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Hour, Multiplier: 1, MaxDelay: time.Hour}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	check := grpchealth.Check(conn, "")
+	if _, err := check(t.Context()); err == nil {
+		t.Fatal("no error of a server that is not there")
+	}
+	if l, err = net.Listen("tcp", address); err != nil {
+		t.Skip("another has taken the address: ", err)
+	}
+	s := grpc.NewServer()
+	healthpb.RegisterHealthServer(s, grpchealthserver.NewServer())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	defer func() {
+		s.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		_, err := check(t.Context())
+		if err == nil {
+			return
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("it is not seen: %v", err)
+		}
 	}
 }
 
