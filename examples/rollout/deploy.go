@@ -127,6 +127,7 @@ func deploy(c config) error {
 		}
 	})
 	ctx, end := context.WithCancelCause(background)
+	d.proxies.failed = end
 	var running, rolling sync.WaitGroup
 	rollouts, endRollouts := context.WithCancel(ctx)
 	defer endRollouts()

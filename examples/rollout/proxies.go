@@ -41,10 +41,12 @@ const (
 type proxies struct {
 	address func(app *envelopekit.App, listener string) string // where to open it
 	opened  func(listener, address string)
+	failed  func(error) // one of them accepts no connections any more
 	log     *slog.Logger
 
 	opening  sync.Mutex     // one listener at a time
 	draining sync.WaitGroup // versions, which close waits for
+	watching sync.WaitGroup // whether proxies fail, the same
 
 	mu      sync.Mutex // guards the following
 	all     map[string]*proxy.Frontend
@@ -84,6 +86,17 @@ func (p *proxies) open(app *envelopekit.App, listener string) (*proxy.Frontend, 
 	} else if err != nil {
 		return nil, fmt.Errorf("%w: change listeners.%s in section [%s]", err, listener, deployerName)
 	}
+	f, err := p.serve(listener, l)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	p.opened(listener, f.Addr())
+	return f, nil
+}
+
+// serve starts the proxy of a listener.
+func (p *proxies) serve(listener string, l net.Listener) (*proxy.Frontend, error) {
 	f, err := proxy.Start(l, proxy.Options{
 		HoldTimeout:     10 * time.Second, // as long as it may take to replace a replica
 		ResponseTimeout: responseTimeout,
@@ -94,14 +107,18 @@ func (p *proxies) open(app *envelopekit.App, listener string) (*proxy.Frontend, 
 		ErrorLog:        p.log.With("listener", listener),
 	})
 	if err != nil {
-		l.Close()
 		return nil, err
 	}
 	f.Proxy().SetSticky(false) // until a plan says so
+	p.watching.Go(func() {
+		<-f.Done()
+		if err := f.Err(); err != nil {
+			p.failed(fmt.Errorf("listener %s accepts no connections any more: %w", listener, err))
+		}
+	})
 	p.mu.Lock()
 	p.all[listener] = f
 	p.mu.Unlock()
-	p.opened(listener, f.Addr())
 	return f, nil
 }
 
@@ -168,6 +185,7 @@ func (p *proxies) drain(ctx context.Context, version string, longest time.Durati
 // close closes all proxies, gracefully until ctx ends. Nobody drains or opens
 // any more.
 func (p *proxies) close(ctx context.Context) {
+	defer p.watching.Wait()
 	defer p.draining.Wait()
 	var closing sync.WaitGroup
 	defer closing.Wait()

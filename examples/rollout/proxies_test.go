@@ -102,6 +102,31 @@ func TestWaitedInVain(t *testing.T) {
 	assert.GreaterOrEqual(t, o.Latency, waited/2) // it began a little later than the client's clock
 }
 
+// A proxy that can accept nothing any more is a reason to end; one that is closed
+// is none.
+func TestListenerFails(t *testing.T) {
+	p, failed := newTestProxies(), make(chan error, 2)
+	p.failed = func(err error) { failed <- err }
+	var listeners []net.Listener
+	for _, name := range []string{"shop", "other"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		_, err = p.serve(name, l)
+		require.NoError(t, err)
+		listeners = append(listeners, l)
+	}
+	listeners[0].Close()
+	select {
+	case err := <-failed:
+		assert.ErrorContains(t, err, "listener shop accepts no connections any more: ")
+		assert.ErrorIs(t, err, net.ErrClosed)
+	case <-time.After(30 * time.Second):
+		t.Error("nobody is told")
+	}
+	p.close(t.Context())
+	assert.Empty(t, failed, "a proxy that was closed")
+}
+
 // A stop that ends with the Runner leaves requests in flight to the end of the
 // proxies, which is graceful.
 func TestDrainOutlivesTheRunner(t *testing.T) {
