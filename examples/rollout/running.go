@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/weaverkit/weaverkit/envelopekit"
+	"github.com/weaverkit/weaverkit/health"
 )
 
 // A version is one that is to run: a deployment or, if that ends by itself, one
@@ -31,11 +33,18 @@ func newVersion(deployment *envelopekit.Deployment) *version {
 	return &version{stopping: make(chan struct{}), ended: make(chan struct{}), deployment: deployment}
 }
 
+// restarts are when a version that has ended by itself is started again: at longer
+// and longer intervals, until it has run for a while. It is never given up, since it
+// has been well before, and what it needs may come back.
+var restarts = health.Restart{Base: time.Second, Max: time.Minute, Healthy: 5 * time.Minute, Limit: -1}
+
 // run lets the version run until it is stopped. One that ends by itself is
 // started again if it has been ready, and has failed if it has not.
 func (v *version) run() {
 	defer close(v.ended)
-	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+	var history health.RestartHistory
+	for {
+		began := time.Now()
 		err := v.runOne()
 		if err == nil {
 			err = errors.New("its main function has returned")
@@ -43,7 +52,10 @@ func (v *version) run() {
 		if !v.goesOn(err) {
 			return
 		}
-		v.problem(fmt.Sprintf("has ended, and is started again in %v: %v", wait, err))
+		now := time.Now()
+		var wait time.Duration
+		history, wait, _ = restarts.Next(history, now, now.Sub(began), rand.Float64()) // there is no limit
+		v.problem(fmt.Sprintf("has ended, and is started again in %v: %v", wait.Round(time.Millisecond), err))
 		select {
 		case <-time.After(wait):
 		case <-v.stopping:

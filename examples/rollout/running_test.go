@@ -88,6 +88,42 @@ func TestStopAtAnyTime(t *testing.T) {
 	})
 }
 
+// A version that ends again and again is started at longer and longer intervals,
+// and soon again if it ends after a long time.
+func TestRestartWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		launcher, deploy := fakes(t)
+		first, err := deploy()
+		require.NoError(t, err)
+		v := newVersion(first)
+		v.wasReady, v.again, v.problem = true, deploy, func(string) {}
+		go v.run()
+		down := func() time.Duration {
+			launcher.Await(t, "main", 1).Exit(0)
+			launcher.Await(t, "main", 0)
+			began := time.Now()
+			for len(launcher.Live("main")) == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
+			return time.Since(began)
+		}
+		var waits []time.Duration
+		for range 20 {
+			waits = append(waits, down())
+		}
+		assert.Less(t, waits[0], 3*time.Second)
+		assert.Greater(t, waits[4], 4*waits[0])
+		for _, w := range waits[10:] {
+			assert.Greater(t, w, 45*time.Second)
+			assert.Less(t, w, 65*time.Second)
+		}
+		time.Sleep(restarts.Healthy)
+		assert.Less(t, down(), 3*time.Second, "after a long time")
+		v.stop(t.Context())
+		<-v.ended
+	})
+}
+
 // Replicas crash, are scaled away and come back, and the deployment ends: the
 // total of restarts only rises.
 func TestRestartsOnlyRise(t *testing.T) {
