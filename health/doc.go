@@ -39,10 +39,11 @@
 //     again before it has returned; it counts as a failure each period.
 //   - Bounds. Goroutines are bounded by Concurrency + MaxHung + 1, besides those
 //     that have nothing left to do but to end, whatever the number of targets.
-//     A target costs some 250 bytes, its ID and its check not counted. There
-//     are no queues of changes.
+//     A target costs some 260 bytes, its ID and its check not counted. There
+//     are no queues of changes; a reader holds at most one pointer a target.
 //   - Spread. New targets are checked a thousand a second, or evenly over their
-//     period, and all of them at places of their own in it.
+//     period, and all of them at places of their own in it; so are those that
+//     were added before Run.
 //   - Reasons. Every state has a [Status.Why].
 //   - A clean end. Run returns when all checks have, but does not wait for ever
 //     for those that ignore their context: it names them.
@@ -95,6 +96,12 @@
 // To remove targets that have ended: an ID that is used again for another
 // process goes on where the old one was, unless it is removed in between.
 // States are not stored: a new prober begins with Unknown.
+//
+// And to see to it that nobody else decides the same by simpler rules: whatever
+// also restarts targets that do not answer, such as the liveness check of
+// envelopekit, knows nothing of these doubts, and overrules them unless it is more
+// patient. Set its Options.Liveness.Failures high, so that it is the last resort.
+// examples/multi does.
 //
 // BENCHMARKS.md next to the source holds measured figures, and a table of
 // detection times and false alarms under simulated pauses.

@@ -26,8 +26,9 @@ type Policy struct {
 	// into step, and a prober that is late makes them sooner by as much, at
 	// most a quarter: that keeps the promise below. It is at least 1 ms. The
 	// prober wakes up every 2 ms at most, so with periods under 200 ms it may take
-	// up to 4 ms longer than promised to find a target out, and periods under
-	// 10 ms are kept only roughly.
+	// up to 4 ms longer than promised to find a target out, and under 60 ms, if
+	// its check ignores its context, up to 50 ms longer. Periods under 10 ms are
+	// kept only roughly.
 	Period time.Duration
 
 	// Timeout is how long a check may take, at most Period. A target that
