@@ -208,7 +208,7 @@ func (c *core) wake(now instant) {
 		case idle:
 			// Before Run, or while the prober was away for long, many may have
 			// become due.
-			if late := now - due; late >= t.policy.Value().Period || !c.begun && late >= stall {
+			if late := now - due; late >= stall && (late >= t.policy.Value().Period || !c.begun) {
 				c.place(t, herd, now)
 				herd++
 				c.heap.set(t, t.due)
@@ -353,7 +353,9 @@ func (c *core) launch(t *target, now instant) {
 	if c.launched != nil {
 		c.launched(late)
 	}
-	c.short.note(late-c.lag.lag(now), now) // it was due while the prober was away
+	if c.active == c.opts.Concurrency || t.suspect && c.suspects == c.mostSuspects() {
+		c.short.note(late-c.lag.lag(now), now) // less what it waited for the prober
+	}
 	t.started, t.lost = now, c.lag.lostBy(now)
 	c.advance(t, now)
 	timeout := t.policy.Value().Timeout
@@ -526,7 +528,7 @@ func (c *core) doubts(now instant) string {
 		return fmt.Sprintf("the prober itself was held up for %v of late", lag.Round(time.Millisecond))
 	}
 	if late := c.short.at(now); late >= stall {
-		return fmt.Sprintf("checks start up to %v late, since all %d slots are taken: raise Options.Concurrency",
+		return fmt.Sprintf("checks start up to %v late for want of slots: raise Options.Concurrency, which is %d",
 			late.Round(time.Millisecond), c.opts.Concurrency)
 	}
 	return ""

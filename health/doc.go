@@ -39,7 +39,7 @@
 //     again before it has returned; it counts as a failure each period.
 //   - Bounds. Goroutines are bounded by Concurrency + MaxHung + 1, besides those
 //     that have nothing left to do but to end, whatever the number of targets.
-//     A target costs some 260 bytes, its ID and its check not counted. There
+//     A target costs some 270 bytes, its ID and its check not counted. There
 //     are no queues of changes; a reader holds at most one pointer a target.
 //   - Spread. New targets are checked a thousand a second, or evenly over their
 //     period, and all of them at places of their own in it; so are those that

@@ -379,7 +379,7 @@ func TestShortOfSlots(t *testing.T) {
 		}
 	}
 	doubt := r.doubts(r.now)
-	if !strings.Contains(doubt, "late, since all 16 slots are taken: raise Options.Concurrency") {
+	if !strings.Contains(doubt, "late for want of slots: raise Options.Concurrency, which is 16") {
 		t.Errorf("doubt %q", doubt)
 	}
 	for _, k := range r.targets {
