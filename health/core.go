@@ -70,7 +70,7 @@ type core struct {
 	suspect queue // those that are due and whose last check failed
 	changes target
 	lag     lagMeter
-	short   fading  // how late checks start because all slots are taken
+	short   fading  // how late checks start for want of slots
 	sleep   instant // wake is not called before, unless early says so
 	begun   bool    // wake has been called
 	tally
