@@ -316,3 +316,45 @@ func TestBackendThatAnswersEarly(t *testing.T) {
 		}
 	}
 }
+
+// TestBackendProtocol: what backends see is what Options.BackendProtocol says,
+// whichever way a request comes.
+func TestBackendProtocol(t *testing.T) {
+	for _, test := range []struct {
+		protocol proxy.Protocol
+		http2    bool // what the backend speaks, and nothing else
+		want     string
+	}{{proxy.Auto, false, "HTTP/1.1"}, {proxy.HTTP1, false, "HTTP/1.1"}, {proxy.H2C, true, "HTTP/2.0"}} {
+		l := listen(t)
+		srv := &http.Server{
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // the client tells
+				fmt.Fprint(w, r.Proto)
+			}),
+			Protocols: new(http.Protocols),
+		}
+		srv.Protocols.SetHTTP1(!test.http2)
+		srv.Protocols.SetUnencryptedHTTP2(test.http2)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = srv.Serve(l) // ends by Close
+		}()
+		t.Cleanup(func() {
+			srv.Close()
+			<-done
+		})
+		t.Run(fmt.Sprint(test.protocol, test.http2), func(t *testing.T) {
+			eachWay(t, func(t *testing.T, w way) {
+				r := newRig(t, proxy.Options{BackendProtocol: test.protocol}, l.Addr().String())
+				c := w.client(t)
+				for _, size := range []int{0, 1000, 100_000} {
+					a, err := fetch(c, "POST", r.url("/"), strings.Repeat("x", size))
+					require.NoError(t, err)
+					require.Equal(t, 200, a.status, a.body)
+					require.Equal(t, test.want, a.body)
+				}
+			})
+		})
+	}
+}

@@ -238,6 +238,8 @@ func (c *conn) advance() action {
 			return readMore
 		}
 		switch size := int64(w.req.size) + w.req.length; {
+		case opts.BackendProtocol == H2C:
+			return handOver // which speaks it
 		case w.req.size > opts.MaxHeaderBytes, opts.MaxBodyBytes > 0 && w.req.length > opts.MaxBodyBytes:
 			return handOver // to be refused there
 		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
