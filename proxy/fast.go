@@ -181,9 +181,10 @@ func (c *conn) readLoop() action {
 	for {
 		if c.w != nil && c.w.r == c.w.n {
 			c.rest()
-			if c.server.closing.Load() {
-				return hangUp
-			}
+		}
+		resting := c.w == nil && !c.fresh.Load()
+		if resting && c.server.closing.Load() && !c.wasNudged {
+			c.limitRead(longAgo) // shutdown may have come before it rested
 		}
 		into := first[:]
 		if c.w != nil {
@@ -191,6 +192,9 @@ func (c *conn) readLoop() action {
 		}
 		n, err := c.rwc.Read(into)
 		if n == 0 && err != nil {
+			if resting && c.lastLook() {
+				continue
+			}
 			return hangUp
 		}
 		if c.w == nil {
@@ -219,6 +223,9 @@ func (c *conn) advance() action {
 			c.resting.Store(false)
 			if c.fresh.Load() {
 				c.fresh.Store(false)
+			}
+			if c.server.closing.Load() {
+				c.limitRead(time.Time{}) // shutdown may have taken it for one at rest
 			}
 			c.tick()
 			c.expect(opts.HeaderTimeout)

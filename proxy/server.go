@@ -341,7 +341,7 @@ func (s *server) shutdown() {
 	s.mu.Unlock()
 	if s.lot != nil {
 		for _, c := range s.lot.close() {
-			if c.fresh.Load() || !c.silent() {
+			if c.fresh.Load() || !silent(c.raw) {
 				s.wg.Go(c.serve)
 			} else {
 				s.discard(c)
@@ -499,17 +499,45 @@ const freshTime = instant(time.Second)
 // is about to end, and not a time limit: then what has come is served all the
 // same.
 func (c *conn) nudged() bool {
-	if !c.server.closing.Load() || c.wasNudged || c.interrupted.Load() {
+	if !c.server.closing.Load() || c.wasNudged {
 		return false
 	}
 	c.wasNudged = true
-	c.sock.SetReadDeadline(time.Time{})
-	return !c.interrupted.Load() // it may have come between
+	return c.limitRead(time.Time{})
 }
 
-// silent reports whether the client is there and has sent nothing.
-func (c *conn) silent() (silent bool) {
-	_ = c.raw.Control(func(fd uintptr) { silent = silentFD(fd) })
+// limitRead sets the deadline of reading in place of what shutdown has set. It
+// reports false if the connection has been interrupted.
+func (c *conn) limitRead(t time.Time) bool {
+	c.server.mu.Lock() // what interrupts has it, and so has shutdown, until it is through
+	defer c.server.mu.Unlock()
+	if c.interrupted.Load() {
+		return false
+	}
+	c.sock.SetReadDeadline(t)
+	return true
+}
+
+// lookTime is how long a connection at rest is read for what has been sent on it,
+// when serving ends; unless it can be seen that there is nothing.
+const lookTime = 250 * time.Millisecond
+
+// lastLook is nudged for connections that can only be read the ordinary way: it
+// reports whether to read once more.
+func (c *conn) lastLook() bool {
+	if !c.server.closing.Load() || c.wasNudged {
+		return false
+	}
+	c.wasNudged = true
+	if raw := c.socket(); raw != nil && silent(raw) {
+		return false
+	}
+	return c.limitRead(time.Now().Add(lookTime))
+}
+
+// silent reports whether the peer is there and has sent nothing.
+func silent(raw syscall.RawConn) (silent bool) {
+	_ = raw.Control(func(fd uintptr) { silent = silentFD(fd) })
 	return silent
 }
 
