@@ -97,13 +97,13 @@ func (c *conn) serve() {
 			}
 			continue
 		case handOver:
-			c.deadline.Store(0)
+			headBy := instant(c.deadline.Swap(0))
 			var read []byte
 			if c.w != nil {
 				read = append(read, c.w.buf[c.w.r:c.w.n]...)
 			}
 			c.rest()
-			c.server.handOver(c, read)
+			c.server.handOver(c, read, headBy)
 			return
 		case hangUp:
 			c.rest()

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -57,6 +59,24 @@ func TestHeaderTimeout(t *testing.T) {
 			require.EqualValues(t, 0, r.backend(r.pool(proxy.DefaultPool).Backends[0].Addr).InFlight)
 		})
 	}
+}
+
+// TestHeaderTimeoutOnce: a head of which net/http gets the rest has no more time
+// for that.
+func TestHeaderTimeoutOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := proxy.New(proxy.Options{HeaderTimeout: 8 * time.Second})
+		require.NoError(t, err)
+		defer p.Close()
+		sock, peer := net.Pipe()
+		defer peer.Close()
+		c := p.HandOver(sock, "GET / HTTP/1.1\r\nHost: a\r\nTE: ", time.Second)
+		defer sock.Close()
+		began := time.Now()
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(began))
+	})
 }
 
 // TestHeaderTrickled: nor does it help to send a byte now and then.

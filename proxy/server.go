@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,26 +28,23 @@ type server struct {
 	ctx     context.Context // ends when what is in flight must
 	abort   context.CancelFunc
 	closing atomic.Bool // nothing new
+	wg      sync.WaitGroup
 
-	handed *handedConns // connections for http
-	http   *http.Server
-	wg     sync.WaitGroup
-
-	// A server of net/http that is to end takes no further connections, but
-	// those that are handed over then have a request, too.
-	handedLate *handedConns
-	late       *http.Server
+	// Servers of net/http, for connections that are handed over. One of HTTP/2
+	// that is to end takes no further ones, but those that come then have a
+	// request, too.
+	http, http2, late handedTo
 
 	accept acceptor
 	lot    *lot         // nil if there is none
 	warm   atomic.Int64 // connections at rest that have a goroutine
 
-	mu       sync.Mutex // guards the following
-	conns    []*conn    // of the fast path
-	other    map[*notifyConn]struct{}
-	handlers int           // requests of net/http
-	noFast   chan struct{} // closed when closing and there are no conns left
-	none     chan struct{} // closed when there is nothing else left either
+	mu       sync.Mutex                // guards the following
+	conns    []*conn                   // of the fast path
+	other    map[*notifyConn]*screened // nil for those of HTTP/2
+	handlers int                       // requests of net/http
+	noFast   chan struct{}             // closed when closing and there are no conns left
+	none     chan struct{}             // closed when there is nothing else left either
 }
 
 // Serve accepts plaintext connections, and serves HTTP/1.1 and HTTP/2 (with prior
@@ -76,21 +74,20 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 		proxy:  p,
 		scheme: "http",
 		tls:    config,
-		handed: newHandedConns(l.Addr()),
 		accept: acceptor{proxy: p, places: make(chan struct{}, p.opts.MaxConns)},
-		other:  map[*notifyConn]struct{}{},
+		other:  map[*notifyConn]*screened{},
 		noFast: make(chan struct{}),
 		none:   make(chan struct{}),
-
-		handedLate: newHandedConns(l.Addr()),
 	}
 	if config != nil {
 		s.scheme = "https"
 	}
 	s.ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.abort()
-	s.http = p.slow.server(s)
-	s.late = p.slow.server(s)
+	servers := []*handedTo{&s.http, &s.http2, &s.late}
+	for _, to := range servers {
+		*to = handedTo{p.slow.server(s), newHandedConns(l.Addr())}
+	}
 	s.late.SetKeepAlivesEnabled(false)
 	if config == nil {
 		s.lot = newLot(func(c *conn) { s.wg.Go(c.serve) })
@@ -98,14 +95,16 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 
 	var running sync.WaitGroup
 	stop := make(chan struct{})
-	running.Go(func() { _ = s.http.Serve(s.handed) }) // it fails when it is closed
-	running.Go(func() { _ = s.late.Serve(s.handedLate) })
+	for _, to := range servers {
+		running.Go(func() { _ = to.Serve(to.conns) }) // it fails when it is closed
+	}
 	running.Go(func() { s.reap(stop) })
 	err := s.accept.run(ctx, l, s.start)
 	s.shutdown()
 	close(stop)
-	s.http.Close()
-	s.late.Close()
+	for _, to := range servers {
+		to.Close()
+	}
 	running.Wait()
 	s.wg.Wait()
 	return err
@@ -195,6 +194,24 @@ func (c *notifyConn) unlimit() {
 // CloseWrite ends one direction before the other.
 func (c *notifyConn) CloseWrite() error { return closeWrite(c.Conn) }
 
+// NetConn returns what is below.
+func (c *notifyConn) NetConn() net.Conn { return c.Conn }
+
+// socketOf returns the raw connection below what wraps it, which is to be looked
+// at and not to be read. It is nil if there is none.
+func socketOf(c net.Conn) syscall.RawConn {
+	for {
+		if raw := rawConn(c); raw != nil {
+			return raw
+		}
+		w, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = w.NetConn()
+	}
+}
+
 // peerOf returns the address of the peer, if it is that of a host.
 func peerOf(c net.Conn) netip.Addr {
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
@@ -266,11 +283,15 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.leftLocked()
 		s.mu.Unlock()
 	}()
+	if s.closing.Load() && r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close") // net/http does not know: see screened.end
+	}
 	s.proxy.ServeHTTP(w, r)
 }
 
-// handOver gives a connection to net/http, with what has been read of it.
-func (s *server) handOver(c *conn, read []byte) {
+// handOver gives a connection to net/http, with what has been read of it. If that
+// is a part of a head, the rest must come by headBy.
+func (s *server) handOver(c *conn, read []byte, headBy instant) {
 	sock, notifies := c.sock.(*notifyConn)
 	if !notifies {
 		sock = &notifyConn{Conn: c.sock}
@@ -278,8 +299,29 @@ func (s *server) handOver(c *conn, read []byte) {
 	onClose := func() { s.closed(sock) }
 	sock.onClose.Store(&onClose)
 	sock.limit.Store(int64(max(s.proxy.opts.BodyTimeout, 0)))
+	by := time.Now().Add(time.Duration(headBy - s.proxy.now()))
+	to, next := c.rwc, []*handedTo{&s.http}
+	var screen *screened
+	t, encrypted := to.(*tls.Conn)
+	switch {
+	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
+		// There is nothing to screen.
+		next = []*handedTo{&s.http2, &s.late}
+	case encrypted:
+		screen = newScreened(s.proxy, t, sock.unlimit, read, by, false)
+		to = screenedTLS{screen, t}
+	default:
+		screen = newScreened(s.proxy, sock, sock.unlimit, read, by, !c.used)
+		to = screen
+		if !c.used && bytes.HasPrefix(read, []byte("PRI ")) {
+			next = []*handedTo{&s.http2, &s.late}
+		}
+	}
 	s.mu.Lock()
-	s.other[sock] = struct{}{}
+	s.other[sock] = screen
+	if screen != nil && s.closing.Load() {
+		screen.end()
+	}
 	s.mu.Unlock()
 	defer func() { // not before: while it is listed, the last server still accepts
 		s.mu.Lock()
@@ -288,25 +330,14 @@ func (s *server) handOver(c *conn, read []byte) {
 		s.mu.Unlock()
 	}()
 
-	to := c.rwc
-	t, encrypted := to.(*tls.Conn)
-	switch {
-	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
-		// There is nothing to screen.
-	case encrypted:
-		to = screenedTLS{newScreened(s.proxy, t, sock.unlimit, read, false), t}
-	default:
-		to = newScreened(s.proxy, sock, sock.unlimit, read, !c.used)
-	}
-	select {
-	case s.handed.c <- to:
-	case <-s.handed.done:
+	for _, n := range next {
 		select {
-		case s.handedLate.c <- to:
-		case <-s.handedLate.done:
-			to.Close()
+		case n.conns.c <- to:
+			return
+		case <-n.conns.done:
 		}
 	}
+	to.Close()
 }
 
 // closed is called when a connection that was handed over has been closed.
@@ -337,6 +368,11 @@ func (s *server) shutdown() {
 			c.sock.SetReadDeadline(longAgo) // see nudged
 		}
 	}
+	for _, screen := range s.other {
+		if screen != nil {
+			screen.end()
+		}
+	}
 	s.leftLocked()
 	s.mu.Unlock()
 	if s.lot != nil {
@@ -351,10 +387,10 @@ func (s *server) shutdown() {
 	ctx, cancel := context.WithTimeout(s.ctx, s.proxy.opts.DrainTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.proxy.ended, cancel)()
-	shutDown(ctx, s.http)
+	shutDown(ctx, s.http2.Server)
 	select {
 	case <-s.noFast:
-		shutDown(ctx, s.late)
+		shutDown(ctx, s.late.Server)
 	case <-ctx.Done():
 	}
 	select {
@@ -364,6 +400,7 @@ func (s *server) shutdown() {
 	}
 	s.abort()
 	s.http.Close()
+	s.http2.Close()
 	s.late.Close()
 	s.mu.Lock()
 	for _, c := range s.conns {
@@ -598,7 +635,13 @@ func (p *Proxy) closeIdle(now instant) {
 	}
 }
 
-// handedConns is the listener of the http.Server: of connections that the fast
+// A handedTo is a server of net/http with its listener.
+type handedTo struct {
+	*http.Server
+	conns *handedConns
+}
+
+// handedConns is the listener of a http.Server: of connections that the fast
 // path has handed over.
 type handedConns struct {
 	addr net.Addr

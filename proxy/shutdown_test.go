@@ -149,6 +149,9 @@ func TestShutdownSent(t *testing.T) {
 		{"plain, upload", false, "", 100_000},
 		{"TLS", true, "", 0},
 		{"TLS, upload", true, "", 100_000},
+		{"net/http", false, "TE: trailers\r\n", 0},
+		{"net/http, upload", false, "TE: trailers\r\n", 100_000},
+		{"net/http, TLS", true, "TE: trailers\r\n", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for range 12 {

@@ -84,6 +84,11 @@ func (s *slowPath) server(owner *server) *http.Server {
 		// may take a while: there may be much on the way before it.
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		BaseContext: func(net.Listener) context.Context { return owner.ctx },
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if s, ok := c.(interface{ noteState(http.ConnState) }); ok {
+				s.noteState(state)
+			}
+		},
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
