@@ -21,7 +21,9 @@ type conn struct {
 	server *server
 	sock   net.Conn        // below TLS
 	rwc    net.Conn        // sock, or TLS on it
-	raw    syscall.RawConn // nil if there is none
+	raw    syscall.RawConn // of rwc; nil if there is none
+	look   syscall.RawConn // of what is below sock, to be looked at only; nil if there is none
+	tells  bool            // look says how much the client takes; if not, sock limits it
 	peer   netip.Addr
 	trust  bool // of what the peer says of its clients
 

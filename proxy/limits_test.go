@@ -3,6 +3,8 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -235,24 +237,47 @@ func TestRequestTimeout(t *testing.T) {
 	})
 }
 
-// TestReaderThatTakesNothing: a client that takes nothing of its answer.
+// TestReaderThatTakesNothing: a client that takes nothing of its answer, whatever
+// its connection is.
 func TestReaderThatTakesNothing(t *testing.T) {
-	for _, te := range []string{"", "TE: trailers\r\n"} {
-		t.Run("with "+te, func(t *testing.T) {
-			big := bytes.Repeat([]byte("x"), 32<<20)
-			o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Length", fmt.Sprint(len(big)))
-				w.Write(big)
+	big := bytes.Repeat([]byte("x"), 32<<20)
+	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+		}
+		w.Write(big)
+	})
+	for _, encrypted := range []bool{false, true} {
+		for _, kind := range []string{"tcp", "wrapped", "opaque", "unix"} {
+			t.Run(fmt.Sprintf("%s/tls=%v", kind, encrypted), func(t *testing.T) {
+				l := newListenerOf(t, kind)
+				opts := proxy.Options{BodyTimeout: brief, ResponseTimeout: brief}
+				var roots *x509.CertPool
+				if encrypted {
+					opts.GetCertificate, roots = certificate(t)
+				}
+				r := newRigOn(t, l, opts, o.addr)
+				requests := []string{"/length HTTP/1.1", "/chunks HTTP/1.1", "/length HTTP/1.1\r\nTE: trailers"}
+				if encrypted {
+					requests = requests[1:2]
+				}
+				for i, request := range requests {
+					c, err := net.Dial(l.Addr().Network(), r.addr)
+					require.NoError(t, err)
+					defer c.Close()
+					c.SetDeadline(time.Now().Add(longest))
+					if encrypted {
+						c = tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+					}
+					say(t, c, "GET %s\r\nHost: a\r\n\r\n", request)
+					soon(t, func() bool { return r.backend(o.addr).Requests == uint64(i+1) })
+					soon(t, func() bool { return r.backend(o.addr).InFlight == 0 }, "it must be given up")
+					n, _ := io.Copy(io.Discard, c)
+					require.Less(t, n, int64(len(big)))
+					require.EqualValues(t, i+1, r.backend(o.addr).Errors[proxy.Canceled], "it is not the backend's fault: %v", r.backend(o.addr).Errors)
+				}
 			})
-			r := newRig(t, proxy.Options{BodyTimeout: brief, ResponseTimeout: brief}, o.addr)
-			c, br := open(t, r.addr)
-			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
-			soon(t, func() bool { return r.backend(o.addr).InFlight == 1 })
-			soon(t, func() bool { return r.backend(o.addr).InFlight == 0 }, "it must be given up")
-			n, _ := io.Copy(io.Discard, br)
-			require.Less(t, n, int64(len(big)))
-			require.NotZero(t, r.backend(o.addr).Errors[proxy.Canceled], "it is not the backend's fault: %v", r.backend(o.addr).Errors)
-		})
+		}
 	}
 }
 
@@ -338,21 +363,32 @@ func TestMaxConns(t *testing.T) {
 }
 
 // TestGoneClient: a client that goes away while its request is under way does not
-// keep it there.
+// keep it there. One that only says that it sends no more goes away, too.
 func TestGoneClient(t *testing.T) {
-	for _, te := range []string{"", "TE: trailers\r\n"} {
-		t.Run("with "+te, func(t *testing.T) {
-			g := newGate(t, "it")
-			r := newRig(t, proxy.Options{}, g.addr)
-			c, _ := open(t, r.addr)
-			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
-			receive(t, g.arrived)
-			c.Close()
-			soon(t, func() bool { return r.backend(g.addr).InFlight == 0 })
-			require.EqualValues(t, 1, r.backend(g.addr).Errors[proxy.Canceled])
-			require.False(t, r.backend(g.addr).Avoided, "it is not the backend's fault")
-			require.Len(t, g.arrived, 0, "it was not tried again")
-		})
+	for _, kind := range []string{"tcp", "wrapped", "unix"} { // nobody sees it of what is opaque
+		for _, te := range []string{"", "TE: trailers\r\n"} {
+			for _, half := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, half %v, with %s", kind, half, te), func(t *testing.T) {
+					l := newListenerOf(t, kind)
+					g := newGate(t, "it")
+					r := newRigOn(t, l, proxy.Options{}, g.addr)
+					c, err := net.Dial(l.Addr().Network(), r.addr)
+					require.NoError(t, err)
+					defer c.Close()
+					say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
+					receive(t, g.arrived)
+					if half {
+						c.(interface{ CloseWrite() error }).CloseWrite()
+					} else {
+						c.Close()
+					}
+					soon(t, func() bool { return r.backend(g.addr).InFlight == 0 })
+					require.EqualValues(t, 1, r.backend(g.addr).Errors[proxy.Canceled])
+					require.False(t, r.backend(g.addr).Avoided, "it is not the backend's fault")
+					require.Len(t, g.arrived, 0, "it was not tried again")
+				})
+			}
+		}
 	}
 }
 

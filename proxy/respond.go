@@ -306,7 +306,7 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 
 // pass is write for a part of a body that has more of them. The kernel lets go of
 // a writer only when much of what it holds has been taken, so a client that is
-// slow is not one that takes nothing: the reaper tells, see stuck.
+// slow is not one that takes nothing: the reaper tells, see stuck, or else sock.
 func (c *conn) pass(b []byte) bool {
 	if !canSplice { // nor can the reaper tell
 		return c.write(b)

@@ -118,12 +118,22 @@ func (s *server) start(rwc net.Conn) {
 	c.fresh.Store(true)
 	c.tick()
 	c.expect(s.proxy.opts.HeaderTimeout)
+	c.tells = canSplice && isTCP(rwc)
+	if s.tls != nil || !c.tells && canSplice {
+		sock := &notifyConn{Conn: rwc}
+		if !c.tells {
+			sock.setLimit(s.proxy.opts.BodyTimeout)
+		}
+		c.sock, c.rwc = sock, sock
+	}
 	if s.tls == nil {
 		c.raw = rawConn(rwc)
 		c.step = c.onReadable
 	} else {
-		c.sock = &notifyConn{Conn: rwc}
 		c.rwc = tls.Server(c.sock, s.tls)
+	}
+	if c.look = c.raw; c.look == nil {
+		c.look = socketOf(rwc)
 	}
 	s.mu.Lock()
 	c.slot = len(s.conns)
@@ -142,32 +152,60 @@ func (s *server) handshake(c *conn) {
 	}
 }
 
-// A notifyConn tells when it is closed.
+// A notifyConn tells when it is closed, and limits how long the peer may take
+// nothing of what is written.
 type notifyConn struct {
 	net.Conn
 	onClose atomic.Pointer[func()]
-	limit   atomic.Int64 // for the peer to take something of what is written; 0 if there is none
+
+	mu    sync.Mutex // guards the following
+	limit time.Duration
+}
+
+// setLimit sets how long the peer may take nothing; not positive means for ever.
+func (c *notifyConn) setLimit(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = d
+	c.Conn.SetWriteDeadline(time.Time{})
+}
+
+// unlimit lets the peer take its time.
+func (c *notifyConn) unlimit() { c.setLimit(0) }
+
+// SetDeadline sets deadlines of both directions, in place of the limit.
+func (c *notifyConn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = 0
+	return c.Conn.SetDeadline(t)
+}
+
+// allow gives the peer half the limit. It reports false if there is none.
+func (c *notifyConn) allow() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit <= 0 {
+		return false
+	}
+	c.Conn.SetWriteDeadline(time.Now().Add(c.limit / 2))
+	return true
 }
 
 // Write writes for as long as the peer takes something of it within the limit.
 func (c *notifyConn) Write(p []byte) (written int, err error) {
 	var before uint64
 	for late := false; ; {
-		half := time.Duration(c.limit.Load()) / 2
-		if half <= 0 {
-			n, err := c.Conn.Write(p[written:])
-			return written + n, err
-		}
-		c.Conn.SetWriteDeadline(time.Now().Add(half))
+		limited := c.allow()
 		n, err := c.Conn.Write(p[written:])
 		written += n
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
+		if !limited || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return written, err
 		}
 		// The kernel lets go of a writer only when much of what it holds has
 		// been taken.
 		var now uint64
-		if raw := rawConn(c.Conn); raw != nil {
+		if raw := socketOf(c.Conn); raw != nil {
 			now = moved(raw)
 		}
 		if late && n == 0 && now == before {
@@ -183,12 +221,6 @@ func (c *notifyConn) Close() error {
 		(*f)()
 	}
 	return err
-}
-
-// unlimit lets the peer take its time.
-func (c *notifyConn) unlimit() {
-	c.limit.Store(0)
-	c.Conn.SetWriteDeadline(time.Time{})
 }
 
 // CloseWrite ends one direction before the other.
@@ -207,6 +239,20 @@ func socketOf(c net.Conn) syscall.RawConn {
 		w, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
 			return nil
+		}
+		c = w.NetConn()
+	}
+}
+
+// isTCP reports whether a connection is one of TCP, or wraps one.
+func isTCP(c net.Conn) bool {
+	for {
+		if _, ok := c.(*net.TCPConn); ok {
+			return true
+		}
+		w, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
 		}
 		c = w.NetConn()
 	}
@@ -298,7 +344,7 @@ func (s *server) handOver(c *conn, read []byte, headBy instant) {
 	}
 	onClose := func() { s.closed(sock) }
 	sock.onClose.Store(&onClose)
-	sock.limit.Store(int64(max(s.proxy.opts.BodyTimeout, 0)))
+	sock.setLimit(s.proxy.opts.BodyTimeout)
 	by := time.Now().Add(time.Duration(headBy - s.proxy.now()))
 	to, next := c.rwc, []*handedTo{&s.http}
 	var screen *screened
@@ -566,7 +612,7 @@ func (c *conn) lastLook() bool {
 		return false
 	}
 	c.wasNudged = true
-	if raw := c.socket(); raw != nil && silent(raw) {
+	if raw := c.look; raw != nil && silent(raw) {
 		return false
 	}
 	return c.limitRead(time.Now().Add(lookTime))
@@ -580,18 +626,10 @@ func silent(raw syscall.RawConn) (silent bool) {
 
 // clientGone reports whether the client has closed the connection.
 func (c *conn) clientGone() (gone bool) {
-	if raw := c.socket(); raw != nil {
+	if raw := c.look; raw != nil {
 		_ = raw.Control(func(fd uintptr) { gone = hungUpFD(fd) })
 	}
 	return gone
-}
-
-// socket returns the raw connection, below TLS, or nil if there is none.
-func (c *conn) socket() syscall.RawConn {
-	if n, ok := c.sock.(*notifyConn); ok {
-		return rawConn(n.Conn)
-	}
-	return c.raw
 }
 
 // A stall is what was seen of a body that is passed on.
@@ -604,15 +642,15 @@ type stall struct {
 // stuck reports whether the client has taken nothing of a body for too long, or
 // the backend has sent nothing of what is spliced.
 func (c *conn) stuck(now instant) bool {
-	passing, raw, bc := c.passing.Load(), c.socket(), c.backend.Load()
-	if passing == notPassing || raw == nil || bc == nil {
+	passing, bc := c.passing.Load(), c.backend.Load()
+	if passing == notPassing || !c.tells || bc == nil {
 		return false
 	}
-	s := stall{piece: c.waiting.Load(), moved: moved(raw), since: now}
+	s := stall{piece: c.waiting.Load(), moved: moved(c.look), since: now}
 	limit := c.server.proxy.opts.BodyTimeout
 	if passing == splicing {
 		s.moved += moved(bc.raw)
-		if unsent(raw) == 0 {
+		if unsent(c.look) == 0 {
 			limit = c.server.proxy.opts.ResponseTimeout
 		}
 	}
