@@ -416,7 +416,7 @@ func (c *conn) send(whole bool) (bc *backendConn, n int, sent bool, err error) {
 		}
 		c.expect(x.p.opts.ResponseTimeout)
 		if whole {
-			n, sent, err = bc.roundTrip(w.out, w.resp[:])
+			n, sent, err = bc.roundTrip(w.out, w.resp)
 		} else {
 			n, err = bc.conn.Write(w.out)
 			sent = n > 0
