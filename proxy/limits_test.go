@@ -111,20 +111,22 @@ func trickle(c net.Conn, br *bufio.Reader) (ended bool) {
 	return false
 }
 
+// TestIdleTimeout: a connection that rests ends. Here it gets one request: what
+// the client takes to send another is for the machine to say.
 func TestIdleTimeout(t *testing.T) {
 	for _, way := range []string{"fast", "slow"} {
 		t.Run(way, func(t *testing.T) {
 			r := newRig(t, proxy.Options{IdleTimeout: brief}, newOrigin(t, "it", nil).addr)
-			c, br := open(t, r.addr)
 			for range 3 {
+				c, br := open(t, r.addr)
 				if way == "slow" {
 					toNetHTTP(t, c, br)
 				} else {
 					say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 					require.Equal(t, 200, hear(t, br).status)
 				}
+				closes(t, br)
 			}
-			closes(t, br)
 		})
 	}
 }
@@ -132,10 +134,11 @@ func TestIdleTimeout(t *testing.T) {
 // TestNewConnection: one that says nothing ends with HeaderTimeout, but not
 // before, however old the proxy is.
 func TestNewConnection(t *testing.T) {
-	r := newRig(t, proxy.Options{HeaderTimeout: 800 * time.Millisecond}, newOrigin(t, "it", nil).addr)
-	time.Sleep(time.Second) // older than HeaderTimeout
+	const limit = 3 * time.Second
+	r := newRig(t, proxy.Options{HeaderTimeout: limit}, newOrigin(t, "it", nil).addr)
+	time.Sleep(limit + 100*time.Millisecond)
 	c, br := open(t, r.addr)
-	time.Sleep(650 * time.Millisecond) // the reaper has looked
+	time.Sleep(1200 * time.Millisecond) // the reaper has looked, twice
 	say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	require.Equal(t, 200, hear(t, br).status)
 	c, br = open(t, r.addr)
