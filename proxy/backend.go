@@ -29,6 +29,7 @@ type backend struct {
 
 	failures atomic.Int64 // in a row, of which each began after the one before
 	failed   atomic.Int64 // instant of the last of those
+	garbled  atomic.Int64 // responses in a row that were malformed
 	avoid    atomic.Int64 // instant until which it is avoided, if there are failures
 
 	counters
@@ -92,6 +93,9 @@ func (b *backend) answer(now instant, took time.Duration) {
 	if b.failures.Load() != 0 {
 		b.failures.Store(0)
 	}
+	if b.garbled.Load() != 0 {
+		b.garbled.Store(0)
+	}
 }
 
 // unanswered notes that there was no response.
@@ -114,6 +118,17 @@ func (b *backend) fail(began, now instant) {
 	b.avoid.Store(int64(now + instant(min(avoidTime<<min(n-1, 16), maxAvoidTime))))
 	b.conns.closeAll() // they lead to what has just failed
 }
+
+// garble notes that the response was malformed. Which request it is may be what
+// matters, so only many in a row are a failure of the backend, or one that is to
+// find out whether it works again.
+func (b *backend) garble(began, now instant) {
+	if b.garbled.Add(1) >= maxGarbled || b.failures.Load() > 0 {
+		b.fail(began, now)
+	}
+}
+
+const maxGarbled = 5
 
 // upgraded notes that the request may go on for ever.
 func (b *backend) upgraded() { b.busy.Add(-1) }

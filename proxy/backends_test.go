@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -315,4 +316,92 @@ func TestBackendThatAnswersEarly(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestBackendProtocol: what backends see is what Options.BackendProtocol says,
+// whichever way a request comes.
+func TestBackendProtocol(t *testing.T) {
+	for _, test := range []struct {
+		protocol proxy.Protocol
+		http2    bool // what the backend speaks, and nothing else
+		want     string
+	}{{proxy.Auto, false, "HTTP/1.1"}, {proxy.HTTP1, false, "HTTP/1.1"}, {proxy.H2C, true, "HTTP/2.0"}} {
+		l := listen(t)
+		srv := &http.Server{
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // the client tells
+				fmt.Fprint(w, r.Proto)
+			}),
+			Protocols: new(http.Protocols),
+		}
+		srv.Protocols.SetHTTP1(!test.http2)
+		srv.Protocols.SetUnencryptedHTTP2(test.http2)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = srv.Serve(l) // ends by Close
+		}()
+		t.Cleanup(func() {
+			srv.Close()
+			<-done
+		})
+		t.Run(fmt.Sprint(test.protocol, test.http2), func(t *testing.T) {
+			eachWay(t, func(t *testing.T, w way) {
+				r := newRig(t, proxy.Options{BackendProtocol: test.protocol}, l.Addr().String())
+				c := w.client(t)
+				for _, size := range []int{0, 1000, 100_000} {
+					a, err := fetch(c, "POST", r.url("/"), strings.Repeat("x", size))
+					require.NoError(t, err)
+					require.Equal(t, 200, a.status, a.body)
+					require.Equal(t, test.want, a.body)
+				}
+			})
+		})
+	}
+}
+
+// TestLargeResponseHead: a head may have 64 KiB, in any number of fields. One that
+// has more is refused, and does not put its backend out of the balance unless
+// there is nothing else in a row.
+func TestLargeResponseHead(t *testing.T) {
+	addr := rawBackend(t, func(c *net.TCPConn) {
+		br := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+			head := strings.Repeat(strings.Repeat("x", 30)+": y\r\n", n/35)
+			if r.URL.Path == "/long" {
+				head = "X: " + strings.Repeat("x", n) + "\r\n"
+			}
+			for _, part := range []string{"HTTP/1.1 103 Early Hints\r\n" + head + "\r\n", "HTTP/1.1 200 OK\r\n" + head + "Content-Length: 5\r\n\r\nhallo"} {
+				says(part)(c)
+			}
+		}
+	})
+	eachWay(t, func(t *testing.T, w way) {
+		r := newRig(t, proxy.Options{}, addr)
+		c := w.client(t)
+		c.Transport.(onWay).tr.MaxResponseHeaderBytes = 1 << 20
+		good := func(path string) {
+			t.Helper()
+			for range 2 {
+				require.Equal(t, "hallo", get(t, c, r.url(path)))
+			}
+		}
+		for _, path := range []string{"/long?n=100", "/long?n=17000", "/fields?n=17000", "/long?n=65000", "/fields?n=65000", "/long?n=100"} {
+			good(path)
+		}
+		for range 5 {
+			require.False(t, r.backend(addr).Avoided)
+			a, err := fetch(c, "GET", r.url("/long?n=70000"), "")
+			require.NoError(t, err)
+			require.Equal(t, http.StatusBadGateway, a.status)
+		}
+		require.True(t, r.backend(addr).Avoided)
+		require.EqualValues(t, 5, r.backend(addr).Errors[proxy.BadResponse])
+		good("/long?n=100")
+	})
 }

@@ -51,16 +51,21 @@ type rig struct {
 // ErrorLog problems go to the rig's notes.
 func newRig(t testing.TB, opts proxy.Options, backends ...string) *rig {
 	t.Helper()
+	leavesNothing(t)
+	return newRigOn(t, newListener(t), opts, backends...)
+}
+
+// newRigOn is newRig for a listener.
+func newRigOn(t testing.TB, l net.Listener, opts proxy.Options, backends ...string) *rig {
+	t.Helper()
 	r := &rig{t: t, notes: &notes{}, served: make(chan error, 1)}
 	if opts.ErrorLog == nil {
 		opts.ErrorLog = slog.New(slog.NewTextHandler(r.notes, nil))
 	}
-	leavesNothing(t)
 	p, err := proxy.New(opts)
 	require.NoError(t, err)
 	r.Proxy = p
 	p.SetBackends(backends)
-	l := newListener(t)
 	r.addr, r.listener = l.Addr().String(), l
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
@@ -157,6 +162,49 @@ func openFiles() (files []string) {
 func newListener(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	return l
+}
+
+// A wrapping listener has connections that are not those of package net: opaque
+// ones do not say what is below.
+type wrapping struct {
+	net.Listener
+	opaque bool
+}
+
+func (l wrapping) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if l.opaque {
+		return opaqueConn{c}, nil
+	}
+	return wrappedConn{opaqueConn{c}}, nil
+}
+
+type opaqueConn struct{ net.Conn }
+
+type wrappedConn struct{ opaqueConn }
+
+func (c wrappedConn) NetConn() net.Conn { return c.Conn }
+
+// newListenerOf returns a listener for connections of a kind: "tcp", "unix", or of
+// TCP but "wrapped", or "opaque".
+func newListenerOf(t testing.TB, kind string) net.Listener {
+	t.Helper()
+	if kind != "unix" {
+		l := newListener(t)
+		if kind != "tcp" {
+			l = wrapping{l, kind == "opaque"}
+		}
+		return l
+	}
+	dir, err := os.MkdirTemp("", "") // that of t may be too long for a socket
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("unix", dir+"/s")
 	require.NoError(t, err)
 	return l
 }

@@ -58,8 +58,8 @@
 // connections, six system calls a request, no allocation. Bodies of more than
 // 16 KiB are spliced on Linux. All else goes, with what has been read of it, to
 // net/http's server and [net/http/httputil.ReverseProxy]: chunked requests,
-// upgrades, Expect, HTTP/1.0, HTTP/2, and anything odd. A connection that went
-// there stays there. Both share backends, choice, limits and counters. Before
+// upgrades, Expect, HTTP/1.0, HTTP/2, all that is for backends of HTTP/2, and
+// anything odd. A connection that went there stays there. Both share backends, choice, limits and counters. Before
 // net/http reads requests of HTTP/1 they are screened for what it accepts and
 // others read differently.
 //

@@ -73,6 +73,8 @@ func (x *exchange) lose(now instant, kind ErrorKind, err error) {
 		case kind == Canceled:
 		case kind == Broken && x.kept:
 			x.route.spare = x.b // it may have ended no more than a connection that was idle for long
+		case kind == BadResponse:
+			x.b.garble(x.began, now)
 		default:
 			x.b.fail(x.began, now)
 		}

@@ -129,3 +129,16 @@ func Strike(sock net.Conn, passed, now int64, handed bool) bool {
 	s.strike(suspect{c, &c.deadline, passed})
 	return c.interrupted.Load()
 }
+
+// HandOver is what happens to a connection of which a part of a head has been
+// read and the rest is due in a while, if it is net/http's. It returns what that
+// gets.
+func (p *Proxy) HandOver(sock net.Conn, read string, due time.Duration) net.Conn {
+	s := &server{proxy: p, http: handedTo{conns: newHandedConns(nil)}, other: map[*notifyConn]*screened{}}
+	c := &conn{server: s, sock: sock, rwc: sock, next: handOver, w: newWorkspace()}
+	c.w.n = copy(c.w.buf[:], read)
+	c.deadline.Store(int64(p.now()) + int64(due))
+	s.conns = []*conn{c}
+	go c.serve()
+	return <-s.http.conns.c
+}

@@ -1,6 +1,9 @@
 package proxy
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // For tests of what reads messages.
 
@@ -66,7 +69,9 @@ func (s *ChunkScanner) Done() bool { return s.s.done }
 func (s *ChunkScanner) Bytes() uint64 { return s.s.bytes }
 
 // Screen returns the connection as net/http is to read it.
-func (p *Proxy) Screen(c net.Conn) net.Conn { return newScreened(p, c, func() {}, nil, true) }
+func (p *Proxy) Screen(c net.Conn) net.Conn {
+	return newScreened(p, c, func() {}, nil, time.Time{}, true)
+}
 
 // ScreenState says what the screen takes what comes next for: "head", "body" of
 // that length, "chunks", or "open".

@@ -21,7 +21,9 @@ type conn struct {
 	server *server
 	sock   net.Conn        // below TLS
 	rwc    net.Conn        // sock, or TLS on it
-	raw    syscall.RawConn // nil if there is none
+	raw    syscall.RawConn // of rwc; nil if there is none
+	look   syscall.RawConn // of what is below sock, to be looked at only; nil if there is none
+	tells  bool            // look says how much the client takes; if not, sock limits it
 	peer   netip.Addr
 	trust  bool // of what the peer says of its clients
 
@@ -97,13 +99,13 @@ func (c *conn) serve() {
 			}
 			continue
 		case handOver:
-			c.deadline.Store(0)
+			headBy := instant(c.deadline.Swap(0))
 			var read []byte
 			if c.w != nil {
 				read = append(read, c.w.buf[c.w.r:c.w.n]...)
 			}
 			c.rest()
-			c.server.handOver(c, read)
+			c.server.handOver(c, read, headBy)
 			return
 		case hangUp:
 			c.rest()
@@ -181,9 +183,10 @@ func (c *conn) readLoop() action {
 	for {
 		if c.w != nil && c.w.r == c.w.n {
 			c.rest()
-			if c.server.closing.Load() {
-				return hangUp
-			}
+		}
+		resting := c.w == nil && !c.fresh.Load()
+		if resting && c.server.closing.Load() && !c.wasNudged {
+			c.limitRead(longAgo) // shutdown may have come before it rested
 		}
 		into := first[:]
 		if c.w != nil {
@@ -191,6 +194,9 @@ func (c *conn) readLoop() action {
 		}
 		n, err := c.rwc.Read(into)
 		if n == 0 && err != nil {
+			if resting && c.lastLook() {
+				continue
+			}
 			return hangUp
 		}
 		if c.w == nil {
@@ -220,6 +226,9 @@ func (c *conn) advance() action {
 			if c.fresh.Load() {
 				c.fresh.Store(false)
 			}
+			if c.server.closing.Load() {
+				c.limitRead(time.Time{}) // shutdown may have taken it for one at rest
+			}
 			c.tick()
 			c.expect(opts.HeaderTimeout)
 			if c.interrupted.Load() {
@@ -238,6 +247,8 @@ func (c *conn) advance() action {
 			return readMore
 		}
 		switch size := int64(w.req.size) + w.req.length; {
+		case opts.BackendProtocol == H2C:
+			return handOver // which speaks it
 		case w.req.size > opts.MaxHeaderBytes, opts.MaxBodyBytes > 0 && w.req.length > opts.MaxBodyBytes:
 			return handOver // to be refused there
 		case size > int64(len(w.buf)) && w.req.length <= maxMirrored && c.server.proxy.mirror.Load() != nil:
@@ -405,7 +416,7 @@ func (c *conn) send(whole bool) (bc *backendConn, n int, sent bool, err error) {
 		}
 		c.expect(x.p.opts.ResponseTimeout)
 		if whole {
-			n, sent, err = bc.roundTrip(w.out, w.resp[:])
+			n, sent, err = bc.roundTrip(w.out, w.resp)
 		} else {
 			n, err = bc.conn.Write(w.out)
 			sent = n > 0

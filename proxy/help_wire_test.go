@@ -50,6 +50,16 @@ func serve(t testing.TB, opts proxy.Options, backends ...string) *front {
 // serveOn is serve at an address. The test is skipped if there is none such.
 func serveOn(t testing.TB, addr string, opts proxy.Options, backends ...string) *front {
 	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Skipf("cannot listen: %v", err)
+	}
+	return serveListener(t, l, opts, backends...)
+}
+
+// serveListener is serve for a listener.
+func serveListener(t testing.TB, l net.Listener, opts proxy.Options, backends ...string) *front {
+	t.Helper()
 	log := &logLines{}
 	if opts.ErrorLog == nil {
 		opts.ErrorLog = slog.New(slog.NewTextHandler(log, nil))
@@ -57,10 +67,6 @@ func serveOn(t testing.TB, addr string, opts proxy.Options, backends ...string) 
 	p, err := proxy.New(opts)
 	require.NoError(t, err)
 	p.SetBackends(backends)
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Skipf("cannot listen: %v", err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() {

@@ -3,12 +3,16 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -59,6 +63,24 @@ func TestHeaderTimeout(t *testing.T) {
 	}
 }
 
+// TestHeaderTimeoutOnce: a head of which net/http gets the rest has no more time
+// for that.
+func TestHeaderTimeoutOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := proxy.New(proxy.Options{HeaderTimeout: 8 * time.Second})
+		require.NoError(t, err)
+		defer p.Close()
+		sock, peer := net.Pipe()
+		defer peer.Close()
+		c := p.HandOver(sock, "GET / HTTP/1.1\r\nHost: a\r\nTE: ", time.Second)
+		defer sock.Close()
+		began := time.Now()
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(began))
+	})
+}
+
 // TestHeaderTrickled: nor does it help to send a byte now and then.
 func TestHeaderTrickled(t *testing.T) {
 	eachOld(t, proxy.Options{HeaderTimeout: brief}, func(t *testing.T, r *rig, c *net.TCPConn, br *bufio.Reader) {
@@ -89,20 +111,22 @@ func trickle(c net.Conn, br *bufio.Reader) (ended bool) {
 	return false
 }
 
+// TestIdleTimeout: a connection that rests ends. Here it gets one request: what
+// the client takes to send another is for the machine to say.
 func TestIdleTimeout(t *testing.T) {
 	for _, way := range []string{"fast", "slow"} {
 		t.Run(way, func(t *testing.T) {
 			r := newRig(t, proxy.Options{IdleTimeout: brief}, newOrigin(t, "it", nil).addr)
-			c, br := open(t, r.addr)
 			for range 3 {
+				c, br := open(t, r.addr)
 				if way == "slow" {
 					toNetHTTP(t, c, br)
 				} else {
 					say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 					require.Equal(t, 200, hear(t, br).status)
 				}
+				closes(t, br)
 			}
-			closes(t, br)
 		})
 	}
 }
@@ -110,10 +134,11 @@ func TestIdleTimeout(t *testing.T) {
 // TestNewConnection: one that says nothing ends with HeaderTimeout, but not
 // before, however old the proxy is.
 func TestNewConnection(t *testing.T) {
-	r := newRig(t, proxy.Options{HeaderTimeout: 800 * time.Millisecond}, newOrigin(t, "it", nil).addr)
-	time.Sleep(time.Second) // older than HeaderTimeout
+	const limit = 3 * time.Second
+	r := newRig(t, proxy.Options{HeaderTimeout: limit}, newOrigin(t, "it", nil).addr)
+	time.Sleep(limit + 100*time.Millisecond)
 	c, br := open(t, r.addr)
-	time.Sleep(650 * time.Millisecond) // the reaper has looked
+	time.Sleep(1200 * time.Millisecond) // the reaper has looked, twice
 	say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	require.Equal(t, 200, hear(t, br).status)
 	c, br = open(t, r.addr)
@@ -215,24 +240,47 @@ func TestRequestTimeout(t *testing.T) {
 	})
 }
 
-// TestReaderThatTakesNothing: a client that takes nothing of its answer.
+// TestReaderThatTakesNothing: a client that takes nothing of its answer, whatever
+// its connection is.
 func TestReaderThatTakesNothing(t *testing.T) {
-	for _, te := range []string{"", "TE: trailers\r\n"} {
-		t.Run("with "+te, func(t *testing.T) {
-			big := bytes.Repeat([]byte("x"), 32<<20)
-			o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Length", fmt.Sprint(len(big)))
-				w.Write(big)
+	big := bytes.Repeat([]byte("x"), 32<<20)
+	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+		}
+		w.Write(big)
+	})
+	for _, encrypted := range []bool{false, true} {
+		for _, kind := range []string{"tcp", "wrapped", "opaque", "unix"} {
+			t.Run(fmt.Sprintf("%s/tls=%v", kind, encrypted), func(t *testing.T) {
+				l := newListenerOf(t, kind)
+				opts := proxy.Options{BodyTimeout: brief, ResponseTimeout: brief}
+				var roots *x509.CertPool
+				if encrypted {
+					opts.GetCertificate, roots = certificate(t)
+				}
+				r := newRigOn(t, l, opts, o.addr)
+				requests := []string{"/length HTTP/1.1", "/chunks HTTP/1.1", "/length HTTP/1.1\r\nTE: trailers"}
+				if encrypted {
+					requests = requests[1:2]
+				}
+				for i, request := range requests {
+					c, err := net.Dial(l.Addr().Network(), r.addr)
+					require.NoError(t, err)
+					defer c.Close()
+					c.SetDeadline(time.Now().Add(longest))
+					if encrypted {
+						c = tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+					}
+					say(t, c, "GET %s\r\nHost: a\r\n\r\n", request)
+					soon(t, func() bool { return r.backend(o.addr).Requests == uint64(i+1) })
+					soon(t, func() bool { return r.backend(o.addr).InFlight == 0 }, "it must be given up")
+					n, _ := io.Copy(io.Discard, c)
+					require.Less(t, n, int64(len(big)))
+					require.EqualValues(t, i+1, r.backend(o.addr).Errors[proxy.Canceled], "it is not the backend's fault: %v", r.backend(o.addr).Errors)
+				}
 			})
-			r := newRig(t, proxy.Options{BodyTimeout: brief, ResponseTimeout: brief}, o.addr)
-			c, br := open(t, r.addr)
-			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
-			soon(t, func() bool { return r.backend(o.addr).InFlight == 1 })
-			soon(t, func() bool { return r.backend(o.addr).InFlight == 0 }, "it must be given up")
-			n, _ := io.Copy(io.Discard, br)
-			require.Less(t, n, int64(len(big)))
-			require.NotZero(t, r.backend(o.addr).Errors[proxy.Canceled], "it is not the backend's fault: %v", r.backend(o.addr).Errors)
-		})
+		}
 	}
 }
 
@@ -318,21 +366,32 @@ func TestMaxConns(t *testing.T) {
 }
 
 // TestGoneClient: a client that goes away while its request is under way does not
-// keep it there.
+// keep it there. One that only says that it sends no more goes away, too.
 func TestGoneClient(t *testing.T) {
-	for _, te := range []string{"", "TE: trailers\r\n"} {
-		t.Run("with "+te, func(t *testing.T) {
-			g := newGate(t, "it")
-			r := newRig(t, proxy.Options{}, g.addr)
-			c, _ := open(t, r.addr)
-			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
-			receive(t, g.arrived)
-			c.Close()
-			soon(t, func() bool { return r.backend(g.addr).InFlight == 0 })
-			require.EqualValues(t, 1, r.backend(g.addr).Errors[proxy.Canceled])
-			require.False(t, r.backend(g.addr).Avoided, "it is not the backend's fault")
-			require.Len(t, g.arrived, 0, "it was not tried again")
-		})
+	for _, kind := range []string{"tcp", "wrapped", "unix"} { // nobody sees it of what is opaque
+		for _, te := range []string{"", "TE: trailers\r\n"} {
+			for _, half := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, half %v, with %s", kind, half, te), func(t *testing.T) {
+					l := newListenerOf(t, kind)
+					g := newGate(t, "it")
+					r := newRigOn(t, l, proxy.Options{}, g.addr)
+					c, err := net.Dial(l.Addr().Network(), r.addr)
+					require.NoError(t, err)
+					defer c.Close()
+					say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", te)
+					receive(t, g.arrived)
+					if half {
+						c.(interface{ CloseWrite() error }).CloseWrite()
+					} else {
+						c.Close()
+					}
+					soon(t, func() bool { return r.backend(g.addr).InFlight == 0 })
+					require.EqualValues(t, 1, r.backend(g.addr).Errors[proxy.Canceled])
+					require.False(t, r.backend(g.addr).Avoided, "it is not the backend's fault")
+					require.Len(t, g.arrived, 0, "it was not tried again")
+				})
+			}
+		}
 	}
 }
 

@@ -173,7 +173,8 @@ const (
 	// Auto is HTTP/1.1, but HTTP/2 for gRPC.
 	Auto Protocol = iota
 	HTTP1
-	// H2C is HTTP/2 for every request, upgrades excepted.
+	// H2C is HTTP/2 for every request, upgrades excepted. All take the way
+	// through net/http then, which costs more.
 	H2C
 )
 

@@ -9,13 +9,13 @@ import "bytes"
 // A field is a header field within a head: its name is head[start:colon], its
 // value head[value:end], and the next one begins at next.
 type field struct {
-	start, colon, value, end, next uint16 // a buffer is far smaller than 64 KiB
+	start, colon, value, end, next uint16 // no head is larger than 64 KiB
 	kind                           fieldKind
 }
 
 func (f *field) val(head []byte) []byte { return head[f.value:f.end] }
 
-const maxFields = 100
+const maxFields = 100 // of a request; a response may have more
 
 // A fieldKind tells fields that matter to a proxy from others.
 type fieldKind uint8
@@ -49,7 +49,8 @@ type head struct {
 	kinds  uint32 // a bit for each fieldKind that is there
 	close  bool   // Connection: close
 	n      int
-	fields [maxFields]field
+	fields []field // n of them; few, unless there are more
+	few    [maxFields]field
 }
 
 func (h *head) has(kind fieldKind) bool { return h.kinds&(1<<kind) != 0 }
@@ -150,7 +151,7 @@ func parseRequest(buf []byte, h *requestHead) parsed {
 			return unusual
 		}
 	}
-	if p := h.parseFields(buf, eol+1); p != complete {
+	if p := h.parseFields(buf, eol+1, maxFields); p != complete {
 		return p
 	}
 	const refused = 1<<codingField | 1<<trailerField | 1<<upgradeField | 1<<hopField
@@ -225,7 +226,7 @@ func parseResponse(buf []byte, h *responseHead) parsed {
 			return unusual
 		}
 	}
-	if p := h.parseFields(buf, eol+1); p != complete {
+	if p := h.parseFields(buf, eol+1, maxResponseHead); p != complete {
 		return p
 	}
 	h.chunked, h.named = false, false
@@ -257,8 +258,11 @@ func parseResponse(buf []byte, h *responseHead) parsed {
 }
 
 // parseFields reads the fields of a head, which begin at buf[at:], and the empty
-// line after them. A length that is not there is -1.
-func (h *head) parseFields(buf []byte, at int) parsed {
+// line after them; there may be so many. A length that is not there is -1.
+func (h *head) parseFields(buf []byte, at, most int) parsed {
+	if h.fields == nil {
+		h.fields = h.few[:]
+	}
 	h.line, h.n, h.length, h.kinds, h.close = at, 0, -1, 0, false
 	for {
 		rest := buf[at:]
@@ -273,8 +277,11 @@ func (h *head) parseFields(buf []byte, at int) parsed {
 			h.size = at + 2
 			return complete
 		}
-		if h.n == maxFields {
-			return unusual
+		if h.n == len(h.fields) {
+			if h.n >= most {
+				return unusual
+			}
+			h.fields = append(h.fields, make([]field, h.n)...)
 		}
 		f := &h.fields[h.n]
 		h.n++

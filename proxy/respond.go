@@ -16,7 +16,10 @@ var (
 	errBadChunk  = fmt.Errorf("%w: bad chunk", errMalformed)
 )
 
-const maxInterim = 16 // responses before the last one
+const (
+	maxInterim      = 16       // responses before the last one
+	maxResponseHead = 64 << 10 // bytes
+)
 
 // readHead reads until there is the whole head of the response, of which there
 // are n bytes, and passes interim responses on. It returns how much there is
@@ -29,7 +32,10 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 			return n, BadResponse, fmt.Errorf("%w: %.80q", errMalformed, w.resp[:n])
 		case incomplete:
 			if n == len(w.resp) {
-				return n, BadResponse, fmt.Errorf("%w: its head has more than %d bytes", errMalformed, n)
+				if n >= maxResponseHead {
+					return n, BadResponse, fmt.Errorf("%w: its head has more than %d bytes", errMalformed, n)
+				}
+				w.grow()
 			}
 			m, err := bc.conn.Read(w.resp[n:])
 			if m == 0 && err != nil {
@@ -55,7 +61,7 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 		if _, err := c.rwc.Write(h); err != nil {
 			return n, Canceled, err
 		}
-		n = copy(w.resp[:], w.resp[w.res.size:n])
+		n = copy(w.resp, w.resp[w.res.size:n])
 	}
 }
 
@@ -83,6 +89,9 @@ func (c *conn) respond(bc *backendConn, n int, uploading bool) action {
 		w.head = first
 	}
 	x.received += int64(len(have))
+	if kind == bodyChunked {
+		x.received = int64(w.body.chunks.bytes)
+	}
 
 	if whole {
 		if clean && !res.close && !uploading && c.letGo() {
@@ -196,7 +205,7 @@ func (w *workspace) appendResponse(out []byte, closing bool, issued string) (_ [
 	if res.kinds&drop == 0 && !closing && issued == "" && w.resp[7] == '1' {
 		return out, true
 	}
-	buf := w.resp[:]
+	buf := w.resp
 	start := len(out)
 	from := 0
 	for i := range res.n {
@@ -306,7 +315,7 @@ func (c *conn) copyLength(bc *backendConn, n int64) (ErrorKind, error) {
 
 // pass is write for a part of a body that has more of them. The kernel lets go of
 // a writer only when much of what it holds has been taken, so a client that is
-// slow is not one that takes nothing: the reaper tells, see stuck.
+// slow is not one that takes nothing: the reaper tells, see stuck, or else sock.
 func (c *conn) pass(b []byte) bool {
 	if !canSplice { // nor can the reaper tell
 		return c.write(b)
@@ -411,7 +420,7 @@ func (c *conn) copyChunks(bc *backendConn, chunks *chunkScanner) (clean bool, ki
 		if !c.pass(c.w.resp[:k]) {
 			return false, Canceled, errClientGone
 		}
-		c.w.x.received += int64(k)
+		c.w.x.received = int64(chunks.bytes)
 		clean = k == m
 	}
 	return clean, NoError, nil

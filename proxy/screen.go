@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -44,12 +45,16 @@ type screened struct {
 
 	mu           sync.Mutex // guards the following
 	theirs, ours time.Time  // limits for reading: net/http's, and that of a head or a body
+	serving      bool       // net/http has a request
+	reading      bool       // the head of one
+	ending       bool       // there is to be no request but what has been sent
+	looked       bool       // for that
 
+	headBy  time.Time    // when the head must be there; zero before it has begun
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
-	begun   bool         // a head, which is not there as a whole
 	began   time.Time    // the body
-	passed  int64        // of it
+	got     int64        // of it
 	scratch []byte
 }
 
@@ -63,10 +68,11 @@ const (
 	refusing // nothing passes any more
 )
 
-// newScreened returns a screened of which some has been read. fresh is whether
-// it may be of HTTP/2: there was no request, and no other protocol was agreed on.
-func newScreened(p *Proxy, c net.Conn, unlimit func(), read []byte, fresh bool) *screened {
-	return &screened{Conn: c, proxy: p, unlimit: unlimit, raw: read, fresh: fresh}
+// newScreened returns a screened of which some has been read: if that is a part of
+// a head, the rest must come by headBy. fresh is whether it may be of HTTP/2: there
+// was no request, and no other protocol was agreed on.
+func newScreened(p *Proxy, c net.Conn, unlimit func(), read []byte, headBy time.Time, fresh bool) *screened {
+	return &screened{Conn: c, proxy: p, unlimit: unlimit, raw: read, headBy: headBy, fresh: fresh}
 }
 
 // Write writes. The client gets the answer to what was refused even if it is
@@ -100,6 +106,58 @@ func (s *screened) Close() error {
 	return nil
 }
 
+// noteState is told what state the connection has for net/http.
+func (s *screened) noteState(state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving = state == http.StateActive
+}
+
+// end ends the connection once it rests, but not before what has been sent is
+// served. That net/http's own Shutdown drops it is why that is not used.
+func (s *screened) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = true
+	s.wakeLocked()
+}
+
+// wakeLocked has a head that is waited for looked for once more: see lastLook. What
+// net/http reads while it serves a request is to find out whether the client is
+// there.
+func (s *screened) wakeLocked() {
+	if s.ending && s.reading && !s.serving && !s.looked {
+		s.ours = longAgo
+		_ = s.setLimitLocked() // if it fails so does reading
+	}
+}
+
+// setReading says whether a head is read.
+func (s *screened) setReading(reading bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reading = reading
+	s.wakeLocked()
+}
+
+// lastLook reports whether what a read of a head failed by is that serving is to
+// end, and whether to read once more.
+func (s *screened) lastLook() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending || s.serving || s.looked {
+		return false
+	}
+	s.looked = true
+	if s.ours = s.headBy; s.ours.IsZero() {
+		if raw := socketOf(s.Conn); raw != nil && silent(raw) {
+			return false
+		}
+		s.ours = time.Now().Add(lookTime)
+	}
+	return s.setLimitLocked() == nil
+}
+
 // SetReadDeadline sets the limit that net/http wants, beside which there may be
 // one from here. net/http also uses it to interrupt a read.
 func (s *screened) SetReadDeadline(t time.Time) error {
@@ -118,8 +176,10 @@ func (s *screened) SetDeadline(t time.Time) error {
 func (s *screened) limitRead(t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ours = t
-	_ = s.setLimitLocked() // if it fails so does reading
+	if t != s.ours {
+		s.ours = t
+		_ = s.setLimitLocked() // if it fails so does reading
+	}
 }
 
 func (s *screened) setLimitLocked() error {
@@ -202,13 +262,13 @@ func (s *screened) readBody(p []byte) (int, error) {
 	if len(s.raw) > 0 {
 		n := copy(p, s.raw)
 		s.raw = s.raw[n:]
-		s.passed += int64(n)
+		s.got += int64(n)
 		return n, nil
 	}
 	if d := s.proxy.opts.BodyTimeout; d > 0 {
 		limit := time.Now().Add(d)
 		if rate := s.proxy.opts.MinBodyRate; rate > 0 {
-			if slowest := s.began.Add(d + time.Duration(float64(s.passed)/float64(rate)*float64(time.Second))); slowest.Before(limit) {
+			if slowest := s.began.Add(d + time.Duration(float64(s.got)/float64(rate)*float64(time.Second))); slowest.Before(limit) {
 				limit = slowest
 			}
 		}
@@ -216,7 +276,7 @@ func (s *screened) readBody(p []byte) (int, error) {
 		defer s.limitRead(time.Time{})
 	}
 	n, err := s.Conn.Read(p)
-	s.passed += int64(n)
+	s.got += int64(n)
 	return n, err
 }
 
@@ -237,11 +297,9 @@ func (s *screened) readHead() error {
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
 			s.head = headScan{}
-			s.began, s.passed = time.Now(), 0
-			if s.begun {
-				s.begun = false
-				s.limitRead(time.Time{})
-			}
+			s.began, s.got = time.Now(), 0
+			s.headBy = time.Time{}
+			s.limitRead(time.Time{})
 			return nil
 		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
 			s.state = open // is answered with 431
@@ -250,14 +308,21 @@ func (s *screened) readHead() error {
 		if s.scratch == nil {
 			s.scratch = make([]byte, 4<<10)
 		}
-		if len(s.raw) > 0 && !s.begun {
+		if len(s.raw) > 0 {
 			// net/http sees nothing of it before it is there as a whole.
-			s.begun = true
-			s.limitRead(time.Now().Add(s.proxy.opts.HeaderTimeout))
+			if s.headBy.IsZero() {
+				s.headBy = time.Now().Add(s.proxy.opts.HeaderTimeout)
+			}
+			s.limitRead(s.headBy)
 		}
+		s.setReading(true)
 		n, err := s.Conn.Read(s.scratch)
+		s.setReading(false)
 		s.raw = append(s.raw, s.scratch[:n]...)
 		if n == 0 && err != nil {
+			if s.lastLook() {
+				continue
+			}
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,26 +28,23 @@ type server struct {
 	ctx     context.Context // ends when what is in flight must
 	abort   context.CancelFunc
 	closing atomic.Bool // nothing new
+	wg      sync.WaitGroup
 
-	handed *handedConns // connections for http
-	http   *http.Server
-	wg     sync.WaitGroup
-
-	// A server of net/http that is to end takes no further connections, but
-	// those that are handed over then have a request, too.
-	handedLate *handedConns
-	late       *http.Server
+	// Servers of net/http, for connections that are handed over. One of HTTP/2
+	// that is to end takes no further ones, but those that come then have a
+	// request, too.
+	http, http2, late handedTo
 
 	accept acceptor
 	lot    *lot         // nil if there is none
 	warm   atomic.Int64 // connections at rest that have a goroutine
 
-	mu       sync.Mutex // guards the following
-	conns    []*conn    // of the fast path
-	other    map[*notifyConn]struct{}
-	handlers int           // requests of net/http
-	noFast   chan struct{} // closed when closing and there are no conns left
-	none     chan struct{} // closed when there is nothing else left either
+	mu       sync.Mutex                // guards the following
+	conns    []*conn                   // of the fast path
+	other    map[*notifyConn]*screened // nil for those of HTTP/2
+	handlers int                       // requests of net/http
+	noFast   chan struct{}             // closed when closing and there are no conns left
+	none     chan struct{}             // closed when there is nothing else left either
 }
 
 // Serve accepts plaintext connections, and serves HTTP/1.1 and HTTP/2 (with prior
@@ -76,21 +74,20 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 		proxy:  p,
 		scheme: "http",
 		tls:    config,
-		handed: newHandedConns(l.Addr()),
 		accept: acceptor{proxy: p, places: make(chan struct{}, p.opts.MaxConns)},
-		other:  map[*notifyConn]struct{}{},
+		other:  map[*notifyConn]*screened{},
 		noFast: make(chan struct{}),
 		none:   make(chan struct{}),
-
-		handedLate: newHandedConns(l.Addr()),
 	}
 	if config != nil {
 		s.scheme = "https"
 	}
 	s.ctx, s.abort = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.abort()
-	s.http = p.slow.server(s)
-	s.late = p.slow.server(s)
+	servers := []*handedTo{&s.http, &s.http2, &s.late}
+	for _, to := range servers {
+		*to = handedTo{p.slow.server(s), newHandedConns(l.Addr())}
+	}
 	s.late.SetKeepAlivesEnabled(false)
 	if config == nil {
 		s.lot = newLot(func(c *conn) { s.wg.Go(c.serve) })
@@ -98,14 +95,16 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 
 	var running sync.WaitGroup
 	stop := make(chan struct{})
-	running.Go(func() { _ = s.http.Serve(s.handed) }) // it fails when it is closed
-	running.Go(func() { _ = s.late.Serve(s.handedLate) })
+	for _, to := range servers {
+		running.Go(func() { _ = to.Serve(to.conns) }) // it fails when it is closed
+	}
 	running.Go(func() { s.reap(stop) })
 	err := s.accept.run(ctx, l, s.start)
 	s.shutdown()
 	close(stop)
-	s.http.Close()
-	s.late.Close()
+	for _, to := range servers {
+		to.Close()
+	}
 	running.Wait()
 	s.wg.Wait()
 	return err
@@ -119,12 +118,22 @@ func (s *server) start(rwc net.Conn) {
 	c.fresh.Store(true)
 	c.tick()
 	c.expect(s.proxy.opts.HeaderTimeout)
+	c.tells = canSplice && isTCP(rwc)
+	if s.tls != nil || !c.tells && canSplice {
+		sock := &notifyConn{Conn: rwc}
+		if !c.tells {
+			sock.setLimit(s.proxy.opts.BodyTimeout)
+		}
+		c.sock, c.rwc = sock, sock
+	}
 	if s.tls == nil {
 		c.raw = rawConn(rwc)
 		c.step = c.onReadable
 	} else {
-		c.sock = &notifyConn{Conn: rwc}
 		c.rwc = tls.Server(c.sock, s.tls)
+	}
+	if c.look = c.raw; c.look == nil {
+		c.look = socketOf(rwc)
 	}
 	s.mu.Lock()
 	c.slot = len(s.conns)
@@ -143,32 +152,60 @@ func (s *server) handshake(c *conn) {
 	}
 }
 
-// A notifyConn tells when it is closed.
+// A notifyConn tells when it is closed, and limits how long the peer may take
+// nothing of what is written.
 type notifyConn struct {
 	net.Conn
 	onClose atomic.Pointer[func()]
-	limit   atomic.Int64 // for the peer to take something of what is written; 0 if there is none
+
+	mu    sync.Mutex // guards the following
+	limit time.Duration
+}
+
+// setLimit sets how long the peer may take nothing; not positive means for ever.
+func (c *notifyConn) setLimit(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = d
+	c.Conn.SetWriteDeadline(time.Time{})
+}
+
+// unlimit lets the peer take its time.
+func (c *notifyConn) unlimit() { c.setLimit(0) }
+
+// SetDeadline sets deadlines of both directions, in place of the limit.
+func (c *notifyConn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = 0
+	return c.Conn.SetDeadline(t)
+}
+
+// allow gives the peer half the limit. It reports false if there is none.
+func (c *notifyConn) allow() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit <= 0 {
+		return false
+	}
+	c.Conn.SetWriteDeadline(time.Now().Add(c.limit / 2))
+	return true
 }
 
 // Write writes for as long as the peer takes something of it within the limit.
 func (c *notifyConn) Write(p []byte) (written int, err error) {
 	var before uint64
 	for late := false; ; {
-		half := time.Duration(c.limit.Load()) / 2
-		if half <= 0 {
-			n, err := c.Conn.Write(p[written:])
-			return written + n, err
-		}
-		c.Conn.SetWriteDeadline(time.Now().Add(half))
+		limited := c.allow()
 		n, err := c.Conn.Write(p[written:])
 		written += n
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
+		if !limited || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return written, err
 		}
 		// The kernel lets go of a writer only when much of what it holds has
 		// been taken.
 		var now uint64
-		if raw := rawConn(c.Conn); raw != nil {
+		if raw := socketOf(c.Conn); raw != nil {
 			now = moved(raw)
 		}
 		if late && n == 0 && now == before {
@@ -186,14 +223,40 @@ func (c *notifyConn) Close() error {
 	return err
 }
 
-// unlimit lets the peer take its time.
-func (c *notifyConn) unlimit() {
-	c.limit.Store(0)
-	c.Conn.SetWriteDeadline(time.Time{})
-}
-
 // CloseWrite ends one direction before the other.
 func (c *notifyConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// NetConn returns what is below.
+func (c *notifyConn) NetConn() net.Conn { return c.Conn }
+
+// socketOf returns the raw connection below what wraps it, which is to be looked
+// at and not to be read. It is nil if there is none.
+func socketOf(c net.Conn) syscall.RawConn {
+	for {
+		if raw := rawConn(c); raw != nil {
+			return raw
+		}
+		w, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = w.NetConn()
+	}
+}
+
+// isTCP reports whether a connection is one of TCP, or wraps one.
+func isTCP(c net.Conn) bool {
+	for {
+		if _, ok := c.(*net.TCPConn); ok {
+			return true
+		}
+		w, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
+		}
+		c = w.NetConn()
+	}
+}
 
 // peerOf returns the address of the peer, if it is that of a host.
 func peerOf(c net.Conn) netip.Addr {
@@ -266,20 +329,45 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.leftLocked()
 		s.mu.Unlock()
 	}()
+	if s.closing.Load() && r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close") // net/http does not know: see screened.end
+	}
 	s.proxy.ServeHTTP(w, r)
 }
 
-// handOver gives a connection to net/http, with what has been read of it.
-func (s *server) handOver(c *conn, read []byte) {
+// handOver gives a connection to net/http, with what has been read of it. If that
+// is a part of a head, the rest must come by headBy.
+func (s *server) handOver(c *conn, read []byte, headBy instant) {
 	sock, notifies := c.sock.(*notifyConn)
 	if !notifies {
 		sock = &notifyConn{Conn: c.sock}
 	}
 	onClose := func() { s.closed(sock) }
 	sock.onClose.Store(&onClose)
-	sock.limit.Store(int64(max(s.proxy.opts.BodyTimeout, 0)))
+	sock.setLimit(s.proxy.opts.BodyTimeout)
+	by := time.Now().Add(time.Duration(headBy - s.proxy.now()))
+	to, next := c.rwc, []*handedTo{&s.http}
+	var screen *screened
+	t, encrypted := to.(*tls.Conn)
+	switch {
+	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
+		// There is nothing to screen.
+		next = []*handedTo{&s.http2, &s.late}
+	case encrypted:
+		screen = newScreened(s.proxy, t, sock.unlimit, read, by, false)
+		to = screenedTLS{screen, t}
+	default:
+		screen = newScreened(s.proxy, sock, sock.unlimit, read, by, !c.used)
+		to = screen
+		if !c.used && bytes.HasPrefix(read, []byte("PRI ")) {
+			next = []*handedTo{&s.http2, &s.late}
+		}
+	}
 	s.mu.Lock()
-	s.other[sock] = struct{}{}
+	s.other[sock] = screen
+	if screen != nil && s.closing.Load() {
+		screen.end()
+	}
 	s.mu.Unlock()
 	defer func() { // not before: while it is listed, the last server still accepts
 		s.mu.Lock()
@@ -288,25 +376,14 @@ func (s *server) handOver(c *conn, read []byte) {
 		s.mu.Unlock()
 	}()
 
-	to := c.rwc
-	t, encrypted := to.(*tls.Conn)
-	switch {
-	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
-		// There is nothing to screen.
-	case encrypted:
-		to = screenedTLS{newScreened(s.proxy, t, sock.unlimit, read, false), t}
-	default:
-		to = newScreened(s.proxy, sock, sock.unlimit, read, !c.used)
-	}
-	select {
-	case s.handed.c <- to:
-	case <-s.handed.done:
+	for _, n := range next {
 		select {
-		case s.handedLate.c <- to:
-		case <-s.handedLate.done:
-			to.Close()
+		case n.conns.c <- to:
+			return
+		case <-n.conns.done:
 		}
 	}
+	to.Close()
 }
 
 // closed is called when a connection that was handed over has been closed.
@@ -337,11 +414,16 @@ func (s *server) shutdown() {
 			c.sock.SetReadDeadline(longAgo) // see nudged
 		}
 	}
+	for _, screen := range s.other {
+		if screen != nil {
+			screen.end()
+		}
+	}
 	s.leftLocked()
 	s.mu.Unlock()
 	if s.lot != nil {
 		for _, c := range s.lot.close() {
-			if c.fresh.Load() || !c.silent() {
+			if c.fresh.Load() || !silent(c.raw) {
 				s.wg.Go(c.serve)
 			} else {
 				s.discard(c)
@@ -351,10 +433,10 @@ func (s *server) shutdown() {
 	ctx, cancel := context.WithTimeout(s.ctx, s.proxy.opts.DrainTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.proxy.ended, cancel)()
-	shutDown(ctx, s.http)
+	shutDown(ctx, s.http2.Server)
 	select {
 	case <-s.noFast:
-		shutDown(ctx, s.late)
+		shutDown(ctx, s.late.Server)
 	case <-ctx.Done():
 	}
 	select {
@@ -364,6 +446,7 @@ func (s *server) shutdown() {
 	}
 	s.abort()
 	s.http.Close()
+	s.http2.Close()
 	s.late.Close()
 	s.mu.Lock()
 	for _, c := range s.conns {
@@ -499,34 +582,54 @@ const freshTime = instant(time.Second)
 // is about to end, and not a time limit: then what has come is served all the
 // same.
 func (c *conn) nudged() bool {
-	if !c.server.closing.Load() || c.wasNudged || c.interrupted.Load() {
+	if !c.server.closing.Load() || c.wasNudged {
 		return false
 	}
 	c.wasNudged = true
-	c.sock.SetReadDeadline(time.Time{})
-	return !c.interrupted.Load() // it may have come between
+	return c.limitRead(time.Time{})
 }
 
-// silent reports whether the client is there and has sent nothing.
-func (c *conn) silent() (silent bool) {
-	_ = c.raw.Control(func(fd uintptr) { silent = silentFD(fd) })
+// limitRead sets the deadline of reading in place of what shutdown has set. It
+// reports false if the connection has been interrupted.
+func (c *conn) limitRead(t time.Time) bool {
+	c.server.mu.Lock() // what interrupts has it, and so has shutdown, until it is through
+	defer c.server.mu.Unlock()
+	if c.interrupted.Load() {
+		return false
+	}
+	c.sock.SetReadDeadline(t)
+	return true
+}
+
+// lookTime is how long a connection at rest is read for what has been sent on it,
+// when serving ends; unless it can be seen that there is nothing.
+const lookTime = 250 * time.Millisecond
+
+// lastLook is nudged for connections that can only be read the ordinary way: it
+// reports whether to read once more.
+func (c *conn) lastLook() bool {
+	if !c.server.closing.Load() || c.wasNudged {
+		return false
+	}
+	c.wasNudged = true
+	if raw := c.look; raw != nil && silent(raw) {
+		return false
+	}
+	return c.limitRead(time.Now().Add(lookTime))
+}
+
+// silent reports whether the peer is there and has sent nothing.
+func silent(raw syscall.RawConn) (silent bool) {
+	_ = raw.Control(func(fd uintptr) { silent = silentFD(fd) })
 	return silent
 }
 
 // clientGone reports whether the client has closed the connection.
 func (c *conn) clientGone() (gone bool) {
-	if raw := c.socket(); raw != nil {
+	if raw := c.look; raw != nil {
 		_ = raw.Control(func(fd uintptr) { gone = hungUpFD(fd) })
 	}
 	return gone
-}
-
-// socket returns the raw connection, below TLS, or nil if there is none.
-func (c *conn) socket() syscall.RawConn {
-	if n, ok := c.sock.(*notifyConn); ok {
-		return rawConn(n.Conn)
-	}
-	return c.raw
 }
 
 // A stall is what was seen of a body that is passed on.
@@ -539,15 +642,15 @@ type stall struct {
 // stuck reports whether the client has taken nothing of a body for too long, or
 // the backend has sent nothing of what is spliced.
 func (c *conn) stuck(now instant) bool {
-	passing, raw, bc := c.passing.Load(), c.socket(), c.backend.Load()
-	if passing == notPassing || raw == nil || bc == nil {
+	passing, bc := c.passing.Load(), c.backend.Load()
+	if passing == notPassing || !c.tells || bc == nil {
 		return false
 	}
-	s := stall{piece: c.waiting.Load(), moved: moved(raw), since: now}
+	s := stall{piece: c.waiting.Load(), moved: moved(c.look), since: now}
 	limit := c.server.proxy.opts.BodyTimeout
 	if passing == splicing {
 		s.moved += moved(bc.raw)
-		if unsent(raw) == 0 {
+		if unsent(c.look) == 0 {
 			limit = c.server.proxy.opts.ResponseTimeout
 		}
 	}
@@ -570,7 +673,13 @@ func (p *Proxy) closeIdle(now instant) {
 	}
 }
 
-// handedConns is the listener of the http.Server: of connections that the fast
+// A handedTo is a server of net/http with its listener.
+type handedTo struct {
+	*http.Server
+	conns *handedConns
+}
+
+// handedConns is the listener of a http.Server: of connections that the fast
 // path has handed over.
 type handedConns struct {
 	addr net.Addr

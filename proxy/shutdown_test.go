@@ -3,11 +3,14 @@ package proxy_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,34 +137,66 @@ func TestShutdownNew(t *testing.T) {
 }
 
 // TestShutdownSent: a request that has been sent on a kept connection when
-// serving is to end, and not been read, is served.
+// serving is to end, and not been read, is served, with its body.
 func TestShutdownSent(t *testing.T) {
-	failed := 0
-	for range 30 {
-		r := newRig(t, proxy.Options{}, newOrigin(t, "it", nil).addr)
-		var conns []net.Conn
-		var all []*bufio.Reader
-		for range 20 {
-			c, br := open(t, r.addr)
-			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-			require.Equal(t, 200, hear(t, br).status)
-			conns, all = append(conns, c), append(all, br)
-		}
-		for _, c := range conns {
-			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		}
-		r.cancel()
-		for _, br := range all {
-			if _, err := br.Peek(1); err != nil {
-				failed++
-				continue
+	for _, test := range []struct {
+		name      string
+		encrypted bool
+		fields    string // of what comes first
+		size      int    // of the body
+	}{
+		{"plain", false, "", 0},
+		{"plain, upload", false, "", 100_000},
+		{"TLS", true, "", 0},
+		{"TLS, upload", true, "", 100_000},
+		{"net/http", false, "TE: trailers\r\n", 0},
+		{"net/http, upload", false, "TE: trailers\r\n", 100_000},
+		{"net/http, TLS", true, "TE: trailers\r\n", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for range 12 {
+				testShutdownSent(t, test.encrypted, test.fields, test.size)
 			}
-			require.Equal(t, 200, hear(t, br).status)
-		}
-		r.serveEnds()
-		r.close()
+		})
 	}
-	require.Zero(t, failed)
+}
+
+func testShutdownSent(t *testing.T, encrypted bool, fields string, size int) {
+	opts := proxy.Options{}
+	var roots *x509.CertPool
+	if encrypted {
+		opts.GetCertificate, roots = certificate(t)
+	}
+	r := newRig(t, opts, newOrigin(t, "it", nil).addr)
+	var conns []net.Conn
+	var all []*bufio.Reader
+	for range 20 {
+		sock, _ := open(t, r.addr)
+		var c net.Conn = sock
+		if encrypted {
+			c = tls.Client(c, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+		}
+		br := bufio.NewReader(c)
+		say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", fields)
+		require.Equal(t, 200, hear(t, br).status)
+		conns, all = append(conns, c), append(all, br)
+	}
+	message := fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+	begin := min(len(message), 200)
+	for _, c := range conns {
+		say(t, c, "%s", message[:begin])
+	}
+	r.cancel()
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	for _, c := range conns {
+		sending.Go(func() { io.WriteString(c, message[begin:]) }) // the answer tells
+	}
+	for _, br := range all {
+		require.Equal(t, 200, hear(t, br).status)
+	}
+	r.serveEnds()
+	r.close()
 }
 
 // TestShutdownDeadline: when DrainTimeout has passed what is in flight is ended.

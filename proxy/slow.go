@@ -41,7 +41,7 @@ func (s *slowPath) init(p *Proxy) {
 		DisableCompression:     true,
 		ResponseHeaderTimeout:  max(p.opts.ResponseTimeout, 0),
 		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
+		MaxResponseHeaderBytes: maxResponseHead,
 		Protocols:              new(http.Protocols),
 	}
 	s.http1.Protocols.SetHTTP1(true)
@@ -50,7 +50,7 @@ func (s *slowPath) init(p *Proxy) {
 			DialContext:            s.dial,
 			IdleConnTimeout:        p.opts.BackendIdleTimeout,
 			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
+			MaxResponseHeaderBytes: maxResponseHead,
 			Protocols:              new(http.Protocols),
 			// A backend that is dead without a word is found out.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
@@ -84,6 +84,11 @@ func (s *slowPath) server(owner *server) *http.Server {
 		// may take a while: there may be much on the way before it.
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		BaseContext: func(net.Listener) context.Context { return owner.ctx },
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if s, ok := c.(interface{ noteState(http.ConnState) }); ok {
+				s.noteState(state)
+			}
+		},
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)

@@ -109,9 +109,11 @@ func comesTrue(so func() bool) bool {
 
 func testSoak(t *testing.T) {
 	cert, roots := certificate(t)
-	f := serve(t, proxy.Options{})
+	// To connect may take a while if the machine is busy, and is tried again: that
+	// is no failure, but would be counted.
+	f := serve(t, proxy.Options{DialTimeout: patience})
 	p := f.Proxy
-	tlsProxy := serve(t, proxy.Options{GetCertificate: cert})
+	tlsProxy := serve(t, proxy.Options{DialTimeout: patience, GetCertificate: cert})
 	ctx, cancel := context.WithTimeout(context.Background(), *soakTime)
 	defer cancel()
 	s := &soak{plain: f.addr, encrypted: tlsProxy.addr, roots: roots, ctx: ctx}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,4 +234,27 @@ func TestFailOpenCounted(t *testing.T) {
 	pool.SetHealthy(a.addr, true)
 	get(t, c, r.url("/"))
 	require.EqualValues(t, 3, pool.Status().FailOpen)
+}
+
+// TestBytesOfChunks: what is counted of a body in chunks is its data.
+func TestBytesOfChunks(t *testing.T) {
+	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+		for range n {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+		}
+	})
+	eachWay(t, func(t *testing.T, w way) {
+		log := &notes{}
+		r := newRig(t, proxy.Options{AccessLog: slog.New(slog.NewJSONHandler(log, nil))}, o.addr)
+		c := w.client(t)
+		total := 0
+		for i, n := range []int{1, 1000, 20_000} {
+			require.Len(t, get(t, c, r.url(fmt.Sprintf("/?n=%d", n))), n)
+			require.EqualValues(t, n, log.logged(t, i+1)[i]["bytes"])
+			total += n
+			require.EqualValues(t, total, r.backend(o.addr).BytesOut)
+		}
+	})
 }

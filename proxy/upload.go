@@ -78,7 +78,7 @@ func (c *conn) passBody(bc *backendConn, left int64) action {
 		}
 	}
 
-	n, err := bc.conn.Read(w.resp[:])
+	n, err := bc.conn.Read(w.resp)
 	kind := NoError
 	if err == nil {
 		x.kept = false // it was good

@@ -13,14 +13,19 @@ type workspace struct {
 	r, n int              // buf[r:n] has not been served
 	req  requestHead      // at buf[r:]
 	out  []byte           // what goes to the backend
-	resp [bufferSize]byte // from the backend
-	res  responseHead     // at resp[0:]
-	body framing          // of the response
-	head []byte           // of the response, as it goes to the client
+	resp []byte           // from the backend; some, unless a head is larger
+	some [bufferSize]byte
+	res  responseHead // at resp[0:]
+	body framing      // of the response
+	head []byte       // of the response, as it goes to the client
 	x    exchange
 }
 
-var workspaces = sync.Pool{New: func() any { return new(workspace) }}
+var workspaces = sync.Pool{New: func() any {
+	w := new(workspace)
+	w.resp = w.some[:]
+	return w
+}}
 
 func newWorkspace() *workspace { return workspaces.Get().(*workspace) }
 
@@ -29,9 +34,21 @@ func (w *workspace) free() {
 	if cap(w.out) > 2*bufferSize {
 		w.out = nil
 	}
+	if len(w.resp) > bufferSize {
+		w.resp, w.head = w.some[:], nil
+	}
+	if len(w.res.fields) > maxFields {
+		w.res.fields = nil
+	}
 	w.out, w.head = w.out[:0], w.head[:0]
 	w.x = exchange{route: route{tried: w.x.route.tried[:0]}}
 	workspaces.Put(w)
+}
+
+// grow makes room for a larger head of a response.
+func (w *workspace) grow() {
+	w.resp = append(make([]byte, 0, 2*len(w.resp)), w.resp...)
+	w.resp = w.resp[:cap(w.resp)]
 }
 
 // compact moves what has not been served to the beginning of buf.
