@@ -22,7 +22,7 @@ type backend struct {
 	gone    atomic.Bool // gets no new request
 
 	inFlight atomic.Int64 // requests that have not ended
-	busy     atomic.Int64 // those that have not been upgraded
+	streams  atomic.Int64 // those of them that go on for as long as they like
 	waiting  atomic.Int64 // those whose response has not begun
 	answered atomic.Int64 // instant: when it last answered, or began to owe an answer
 	latency  average
@@ -70,7 +70,6 @@ func (b *backend) reserve(now instant) bool {
 		b.left()
 		return false
 	}
-	b.busy.Add(1)
 	if b.waiting.Add(1) == 1 {
 		b.answered.Store(int64(now))
 	}
@@ -83,15 +82,22 @@ func (b *backend) unreserve() {
 	b.release(false)
 }
 
-// answer notes that the response has begun.
-func (b *backend) answer(now instant, took time.Duration) {
+// connected notes that a stream has begun. How soon says nothing about how busy
+// the backend is: the kernel connects, and one that is slow may be quick to
+// upgrade.
+func (b *backend) connected(now instant, took time.Duration) {
 	b.waiting.Add(-1)
 	b.answered.Store(int64(now))
-	b.latency.observe(now, took)
 	b.recorder.observe(took)
 	if b.failures.Load() != 0 {
 		b.failures.Store(0)
 	}
+}
+
+// answer notes that the response has begun.
+func (b *backend) answer(now instant, took time.Duration) {
+	b.latency.observe(now, took)
+	b.connected(now, took)
 }
 
 // unanswered notes that there was no response.
@@ -115,13 +121,13 @@ func (b *backend) fail(began, now instant) {
 	b.conns.closeAll() // they lead to what has just failed
 }
 
-// upgraded notes that the request may go on for ever.
-func (b *backend) upgraded() { b.busy.Add(-1) }
+// upgraded notes that the request goes on for as long as it likes.
+func (b *backend) upgraded() { b.streams.Add(1) }
 
 // release ends a request.
 func (b *backend) release(upgraded bool) {
-	if !upgraded {
-		b.busy.Add(-1)
+	if upgraded {
+		b.streams.Add(-1)
 	}
 	b.left()
 }
@@ -177,7 +183,7 @@ func (b *backend) avoided(now instant) bool {
 // load is what PeakEWMA compares: about how long a request would take, if a
 // backend of the mean weight works off its requests one after the other.
 func (b *backend) load(now instant, mean float64) float64 {
-	busy := float64(b.busy.Load())
+	busy := float64(max(b.inFlight.Load()-b.streams.Load(), 0))
 	cost := b.latency.at(now)
 	if cost == 0 && busy > 0 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
@@ -190,6 +196,12 @@ func (b *backend) load(now instant, mean float64) float64 {
 		}
 	}
 	return cost * (1 + busy*mean/float64(b.weight.Load()))
+}
+
+// crowd is what PeakEWMA compares for streams, which are as much work as there
+// are of them: how many there would be, for its weight.
+func (b *backend) crowd() float64 {
+	return float64(1+b.inFlight.Load()) / float64(b.weight.Load())
 }
 
 // An average is a moving average of latencies that follows peaks at once, and

@@ -46,16 +46,22 @@ func (x *exchange) try(b *backend, now instant) {
 
 // answer notes the head of a response.
 func (x *exchange) answer(now instant, status int) {
-	x.connected(now)
 	x.status = status
 	x.b.statuses[status/100].Add(1)
+	if status == http.StatusSwitchingProtocols {
+		x.connected(now)
+		return
+	}
+	x.took, x.answered = time.Duration(now-x.began), true
+	x.b.answer(now, x.took)
 }
 
-// connected is answer for what has no status: a connection that is passed on.
+// connected notes that a stream has begun: a connection that is passed on as it
+// is, from now on.
 func (x *exchange) connected(now instant) {
-	x.took = time.Duration(now - x.began)
-	x.answered = true
-	x.b.answer(now, x.took)
+	x.took, x.answered, x.upgraded = time.Duration(now-x.began), true, true
+	x.b.connected(now, x.took)
+	x.b.upgraded()
 }
 
 // finish ends the attempt: the backend has said all.

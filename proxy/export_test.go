@@ -61,11 +61,11 @@ type Picked struct {
 // Pick reserves a backend, for what has a key if that is not empty. ok is false
 // if there is none.
 func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picked, ok bool) {
-	var not []*backend
+	r := route{key: hashKey(0, key), hashed: key != ""}
 	for _, t := range tried {
-		not = append(not, t.b)
+		r.failed(t.b)
 	}
-	got, open := b.pool.pick(instant(now), hashKey(0, key), key != "", not)
+	got, open := b.pool.pick(instant(now), &r)
 	if got == nil {
 		return Picked{}, false
 	}

@@ -189,14 +189,14 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 		return err
 	}
 	now := m.proxy.now()
-	b, open := m.pool.pick(now, 0, false, nil)
+	x := exchange{p: m.proxy, start: now, route: route{pool: m.pool}}
+	b, open := m.pool.pick(now, &x.route)
 	if b == nil {
 		return errNoBackend
 	}
 	if open {
 		b.open.Add(1)
 	}
-	x := exchange{p: m.proxy, start: now, route: route{pool: m.pool}}
 	x.try(b, now)
 	ctx, cancel := context.WithTimeout(b.ctx, mirrorTime)
 	defer cancel()

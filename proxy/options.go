@@ -154,6 +154,10 @@ const (
 	// requests in flight and their latency, which is a moving average that
 	// rises at once and falls slowly; a backend that has not answered for a
 	// while counts as that slow. After Finagle's balancer of that name.
+	// Connections of ServeTCP and requests to upgrade, which may go on for any
+	// time, go to the one of two that has fewer requests in flight for its
+	// weight, upgraded ones and connections included: how soon these begin
+	// says nothing about a backend.
 	PeakEWMA Balance = iota
 
 	// RoundRobin takes turns, as often as weights say.

@@ -47,10 +47,10 @@ func (s *backendSet) random() int {
 	return sort.Search(len(s.sums), func(i int) bool { return n < s.sums[i] })
 }
 
-// pick reserves a backend for a request that has been tried on others. open is
-// set if all are avoided, and it is one of those. It returns nil if there is
-// none but those that were tried.
-func (p *Pool) pick(now instant, key uint64, hashed bool, tried []*backend) (b *backend, open bool) {
+// pick reserves a backend for a request, other than those that it was tried on.
+// open is set if all are avoided, and it is one of those. It returns nil if there
+// is none but those that were tried.
+func (p *Pool) pick(now instant, r *route) (b *backend, open bool) {
 	s := p.set.Load()
 	if s == nil {
 		return nil, false
@@ -63,15 +63,15 @@ func (p *Pool) pick(now instant, key uint64, hashed bool, tried []*backend) (b *
 		first = 0
 	case p.proxy.opts.Balance == RoundRobin:
 		first = s.turn(p.turn.Add(1) - 1)
-	case hashed:
-		return s.rendezvous(now, key, tried)
+	case r.hashed:
+		return s.rendezvous(now, r.key, r.tried)
 	default:
-		first = s.better(now)
+		first = s.better(now, r.stream)
 	}
-	if b := s.all[first]; !slices.Contains(tried, b) && b.healthy.Load() && b.acquire(now) {
+	if b := s.all[first]; !slices.Contains(r.tried, b) && b.healthy.Load() && b.acquire(now) {
 		return b, false
 	}
-	return s.any(now, first, tried)
+	return s.any(now, first, r)
 }
 
 // turn returns the backend of the n-th turn: by weight if weights differ.
@@ -86,10 +86,11 @@ func (s *backendSet) turn(n uint64) int {
 	return sort.Search(len(s.sums), func(i int) bool { return at < s.sums[i] })
 }
 
-// better returns the better of two random backends. The first one is taken, as
-// often as its weight says, unless the other is better by half: so weights hold
-// among equals, and idle backends share what there is.
-func (s *backendSet) better(now instant) int {
+// better returns the better of two random backends: the less crowded one for a
+// stream. For a request the first one is taken, as often as its weight says,
+// unless the other is better by half: so weights hold among equals, and idle
+// backends share what there is.
+func (s *backendSet) better(now instant, stream bool) int {
 	i := s.random()
 	j := s.random()
 	for range 4 {
@@ -108,6 +109,10 @@ func (s *backendSet) better(now instant) int {
 			return j
 		}
 		return i
+	case stream:
+		if b.crowd() < a.crowd() {
+			return j
+		}
 	case 1.5*b.load(now, s.mean) < a.load(now, s.mean):
 		return j
 	}
@@ -116,16 +121,20 @@ func (s *backendSet) better(now instant) int {
 
 // any reserves the best backend that was not tried; of those that are avoided
 // if there is no other.
-func (s *backendSet) any(now instant, start int, tried []*backend) (b *backend, open bool) {
+func (s *backendSet) any(now instant, start int, r *route) (b *backend, open bool) {
 	for _, open := range []bool{false, true} {
 		for range s.all {
 			best, least := (*backend)(nil), math.Inf(1)
 			for i := range s.all {
 				b := s.all[(start+i)%len(s.all)]
-				if slices.Contains(tried, b) || b.gone.Load() || !open && b.avoided(now) {
+				if slices.Contains(r.tried, b) || b.gone.Load() || !open && b.avoided(now) {
 					continue
 				}
-				if load := b.load(now, s.mean); best == nil || load < least {
+				load := b.crowd()
+				if !r.stream {
+					load = b.load(now, s.mean)
+				}
+				if best == nil || load < least {
 					best, least = b, load
 				}
 			}

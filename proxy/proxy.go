@@ -206,6 +206,7 @@ type route struct {
 	sticky bool   // there is one
 	key    uint64 // for Hash
 	hashed bool
+	stream bool // it may go on for ever: a connection of TCP, or what is to be upgraded
 	tried  []*backend
 	spare  *backend // of tried: but it is better than one that is avoided
 	sent   int      // attempts that a backend may have seen
@@ -255,7 +256,7 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 	var change <-chan struct{}
 	for {
 		p.follow(r)
-		b, open := r.pool.pick(now, r.key, r.hashed, r.tried)
+		b, open := r.pool.pick(now, r)
 		if r.spare != nil && (b == nil || open) {
 			if b != nil {
 				b.unreserve()

@@ -75,8 +75,6 @@ func (t *tcpServer) serve(client net.Conn) {
 			continue
 		}
 		x.connected(p.now())
-		x.upgraded = true
-		b.upgraded()
 		x.received = t.join(b, client, server)
 		x.finish()
 		return
@@ -85,6 +83,7 @@ func (t *tcpServer) serve(client net.Conn) {
 
 func (t *tcpServer) route(x *exchange, peer netip.Addr) {
 	p := t.proxy
+	x.route.stream = true
 	client := clientKey(peer)
 	var sticky []byte
 	if p.sticky().kind == clientAddr {

@@ -200,3 +200,44 @@ func TestTCPMaxConns(t *testing.T) {
 	_, err = io.ReadFull(br2, b)
 	require.NoError(t, err)
 }
+
+// TestTCPBalance: connections that stay are load, however soon they were made.
+func TestTCPBalance(t *testing.T) {
+	for n := 2; n <= 3; n++ {
+		var backends []string
+		for range n {
+			backends = append(backends, newEcho(t))
+		}
+		r := newStreamRig(t, proxy.Options{}, backends...)
+		const each = 20
+		for range n * each {
+			c, br := open(t, r.addr)
+			echoConn(t, c, br, "x")
+		}
+		for _, b := range r.pool(proxy.DefaultPool).Backends {
+			require.InDelta(t, each, b.InFlight, each/4, "of %d backends", n)
+		}
+	}
+}
+
+// TestTCPBalanceWeights: each backend has connections by its weight, and those
+// that end are made up for.
+func TestTCPBalanceWeights(t *testing.T) {
+	heavy, light := newEcho(t), newEcho(t)
+	r := newStreamRig(t, proxy.Options{})
+	require.NoError(t, r.Pool(proxy.DefaultPool).Set([]proxy.Backend{{Addr: heavy, Weight: 3}, {Addr: light, Weight: 1}}))
+	for range 2 {
+		var conns []net.Conn
+		for range 40 {
+			c, br := open(t, r.addr)
+			echoConn(t, c, br, "x")
+			conns = append(conns, c)
+		}
+		require.InDelta(t, 30, r.backend(heavy).InFlight, 1)
+		require.InDelta(t, 10, r.backend(light).InFlight, 1)
+		for _, c := range conns {
+			c.Close()
+		}
+		soon(t, func() bool { return r.backend(heavy).InFlight+r.backend(light).InFlight == 0 })
+	}
+}

@@ -23,8 +23,6 @@ func (q *request) track(resp *http.Response, client, ctx context.Context, cancel
 	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
 		return t
 	}
-	q.upgraded = true
-	q.b.upgraded()
 	if q.timeout != nil {
 		q.timeout.Stop()
 	}

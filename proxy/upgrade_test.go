@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -22,6 +23,29 @@ func TestUpgradedCounts(t *testing.T) {
 	soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
 	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesIn)
 	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesOut)
+}
+
+// TestUpgradeBalance: upgraded connections are load, however soon a backend
+// upgrades.
+func TestUpgradeBalance(t *testing.T) {
+	slow := newOrigin(t, "slow", func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(10 * time.Millisecond)
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.Copy(c, rw)
+	}).addr
+	quick := switchOrigin(t)
+	r := newRig(t, proxy.Options{}, slow, quick)
+	for range 40 {
+		c, br := upgrade(t, r.addr)
+		echoConn(t, c, br, "x")
+	}
+	require.InDelta(t, 20, r.backend(slow).InFlight, 1)
+	require.InDelta(t, 20, r.backend(quick).InFlight, 1)
 }
 
 // TestUpgradeWithBody: after a body all passes.
