@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"math"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type backend struct {
 	waiting  atomic.Int64 // those whose response has not begun
 	answered atomic.Int64 // instant: when it last answered, or began to owe an answer
 	latency  average
+	refusals atomic.Int64 // 502, 503 and 504 in a row
 
 	failures atomic.Int64 // in a row, of which each began after the one before
 	failed   atomic.Int64 // instant of the last of those
@@ -82,22 +84,53 @@ func (b *backend) unreserve() {
 	b.release(false)
 }
 
-// connected notes that a stream has begun. How soon says nothing about how busy
-// the backend is: the kernel connects, and one that is slow may be quick to
-// upgrade.
-func (b *backend) connected(now instant, took time.Duration) {
-	b.waiting.Add(-1)
-	b.answered.Store(int64(now))
+// answer notes the head of a response to what began then.
+func (b *backend) answer(began, now instant, status int) {
+	took := time.Duration(now - began)
+	switch {
+	case status < 500:
+		b.latency.observe(now, took)
+	case b.latency.known():
+		b.latency.observeLeast(now, took)
+	default: // it is taken for one as fast as others, if that can be said
+		if typical := b.pool.typical(now); typical > 0 {
+			b.latency.observe(now, max(took, typical))
+		}
+	}
 	b.recorder.observe(took)
-	if b.failures.Load() != 0 {
-		b.failures.Store(0)
+	b.heard(now)
+	switch status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		if b.refusals.Add(1) >= maxRefusals {
+			b.avoidFor(began, now)
+		}
+	default:
+		b.well()
 	}
 }
 
-// answer notes that the response has begun.
-func (b *backend) answer(now instant, took time.Duration) {
-	b.latency.observe(now, took)
-	b.connected(now, took)
+// connected notes that a stream has begun. How soon says nothing about how busy
+// the backend is: the kernel connects, and one that is slow may be quick to
+// upgrade.
+func (b *backend) connected(began, now instant) {
+	b.recorder.observe(time.Duration(now - began))
+	b.heard(now)
+	b.well()
+}
+
+func (b *backend) heard(now instant) {
+	b.waiting.Add(-1)
+	b.answered.Store(int64(now))
+}
+
+// well notes that a response was good.
+func (b *backend) well() {
+	if b.failures.Load() != 0 {
+		b.failures.Store(0)
+	}
+	if b.refusals.Load() != 0 {
+		b.refusals.Store(0)
+	}
 }
 
 // unanswered notes that there was no response.
@@ -106,10 +139,16 @@ func (b *backend) unanswered(kind ErrorKind) {
 	b.errors[kind].Add(1)
 }
 
-// fail has the backend avoided, since what began then had no response: for
-// twice as long as the last time, unless that was the same failure, of requests
-// that were in flight together.
+// fail notes that what began then had no response.
 func (b *backend) fail(began, now instant) {
+	b.avoidFor(began, now)
+	b.conns.closeAll() // they lead to what has just failed
+}
+
+// avoidFor has the backend avoided, for what became of a request that began then:
+// for twice as long as the last time, unless that was the same failure, of
+// requests that were in flight together.
+func (b *backend) avoidFor(began, now instant) {
 	last := b.failed.Load()
 	if int64(began) >= last && b.failed.CompareAndSwap(last, int64(now)) {
 		b.failures.Add(1)
@@ -118,7 +157,6 @@ func (b *backend) fail(began, now instant) {
 	}
 	n := max(b.failures.Load(), 1)
 	b.avoid.Store(int64(now + instant(min(avoidTime<<min(n-1, 16), maxAvoidTime))))
-	b.conns.closeAll() // they lead to what has just failed
 }
 
 // upgraded notes that the request goes on for as long as it likes.
@@ -173,6 +211,11 @@ const (
 	avoidTime    = 100 * time.Millisecond
 	maxAvoidTime = 10 * time.Second
 	probeTime    = instant(time.Second) // for one request to find out
+
+	// maxRefusals is how many answers in a row that say that the backend cannot
+	// serve, such as 503, are a failure. One may be about the request; and what
+	// answers without work must not win by being fast.
+	maxRefusals = 5
 )
 
 // avoided reports whether a request should rather go elsewhere.
@@ -225,6 +268,14 @@ func (a *average) observe(now instant, took time.Duration) {
 	a.bits.Store(math.Float64bits(sample))
 	a.when.Store(int64(now))
 }
+
+// observeLeast is observe for what may have been fast for want of work: it does
+// not let the average fall.
+func (a *average) observeLeast(now instant, took time.Duration) {
+	a.observe(now, max(took, time.Duration(math.Float64frombits(a.bits.Load()))))
+}
+
+func (a *average) known() bool { return a.bits.Load() != 0 }
 
 // at returns the average, which falls by itself while there are no samples.
 func (a *average) at(now instant) float64 {

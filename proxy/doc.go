@@ -33,7 +33,9 @@
 //     response, within a budget. POST and PATCH are never sent twice, and nothing
 //     is whose body, of more than 16 KiB, has been passed on.
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
-//     tried again by one request at a time. One that is silent loses weight by
+//     tried again by one request at a time; five responses in a row with 502, 503
+//     or 504 are a failure, too. What is answered with 5xx does not count as fast.
+//     One that is silent loses weight by
 //     the millisecond. If all of a pool are avoided it fails open:
 //     [PoolStatus.FailingOpen].
 //   - Bytes. What cannot be read in one way only is refused, and its connection

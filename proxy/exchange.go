@@ -53,14 +53,14 @@ func (x *exchange) answer(now instant, status int) {
 		return
 	}
 	x.took, x.answered = time.Duration(now-x.began), true
-	x.b.answer(now, x.took)
+	x.b.answer(x.began, now, status)
 }
 
 // connected notes that a stream has begun: a connection that is passed on as it
 // is, from now on.
 func (x *exchange) connected(now instant) {
 	x.took, x.answered, x.upgraded = time.Duration(now-x.began), true, true
-	x.b.connected(now, x.took)
+	x.b.connected(x.began, now)
 	x.b.upgraded()
 }
 

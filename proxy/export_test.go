@@ -73,8 +73,11 @@ func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picke
 }
 
 // Answer ends a request well.
-func (k Picked) Answer(now, took time.Duration) {
-	k.b.answer(instant(now), took)
+func (k Picked) Answer(now, took time.Duration) { k.AnswerStatus(now, took, 200) }
+
+// AnswerStatus ends a request with a response.
+func (k Picked) AnswerStatus(now, took time.Duration, status int) {
+	k.b.answer(instant(now-took), instant(now), status)
 	k.b.release(false)
 }
 

@@ -352,6 +352,64 @@ func TestAvoid(t *testing.T) {
 	}
 }
 
+// TestFastErrors: to answer with errors at once attracts nothing.
+func TestFastErrors(t *testing.T) {
+	for _, fresh := range []bool{false, true} {
+		for _, status := range []int{500, 503} {
+			b := newBalancer(t, proxy.Options{}, addrs(2)...)
+			now := time.Duration(0)
+			failing, all := 0, 0
+			for range 20_000 {
+				now += 10 * time.Millisecond
+				k, ok := b.Pick(now, "")
+				require.True(t, ok)
+				if k.Addr != "b0:1" || !fresh && now < 2*time.Second {
+					k.Answer(now+5*time.Millisecond, 5*time.Millisecond)
+					continue
+				}
+				k.AnswerStatus(now+100*time.Microsecond, 100*time.Microsecond, status)
+				if failing++; k.Open {
+					all++
+				}
+			}
+			require.Zero(t, all)
+			switch status {
+			case 500:
+				require.LessOrEqual(t, failing, 20_000*6/10, "fresh: %v", fresh)
+			case 503:
+				require.LessOrEqual(t, failing, 100, "it is avoided; fresh: %v", fresh)
+				require.Greater(t, failing, 10, "and tried again")
+			}
+		}
+	}
+}
+
+// TestRefusals: five answers in a row that say that a backend cannot serve are a
+// failure, fewer are not, and any other one ends the row.
+func TestRefusals(t *testing.T) {
+	b := newBalancer(t, proxy.Options{Balance: proxy.RoundRobin}, addrs(1)...)
+	answers := func(now time.Duration, statuses ...int) (avoided bool) {
+		for _, s := range statuses {
+			k, ok := b.Pick(now, "")
+			require.True(t, ok)
+			k.AnswerStatus(now, 0, s)
+		}
+		k, ok := b.Pick(now, "")
+		require.True(t, ok)
+		k.Cancel(now)
+		return k.Open
+	}
+	require.False(t, answers(0, 503, 503, 503, 503))
+	require.False(t, answers(0, 500, 503, 502, 504, 503))
+	require.True(t, answers(0, 502))
+	require.True(t, answers(99*time.Millisecond))
+	require.False(t, answers(101*time.Millisecond), "100 ms have passed")
+	require.True(t, answers(201*time.Millisecond, 503))
+	require.True(t, answers(400*time.Millisecond), "for twice as long")
+	require.False(t, answers(402*time.Millisecond, 200))
+	require.False(t, answers(402*time.Millisecond, 503, 503, 503, 503))
+}
+
 // TestAvoidEnds: a backend that keeps failing is tried again at least every ten
 // seconds.
 func TestAvoidEnds(t *testing.T) {

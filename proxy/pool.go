@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Backend is a server that requests can go to.
@@ -260,6 +261,23 @@ func (p *Pool) change(f func([]*backend) []*backend, closing bool) error {
 	}
 	p.proxy.changed.announce()
 	return nil
+}
+
+// typical returns the mean of the latencies of the backends of which one is
+// known; 0 if there are none.
+func (p *Pool) typical(now instant) time.Duration {
+	s := p.set.Load()
+	if s == nil {
+		return 0
+	}
+	sum, n := 0.0, 0
+	for _, b := range s.all {
+		if b.latency.known() {
+			sum += b.latency.at(now)
+			n++
+		}
+	}
+	return time.Duration(sum / float64(max(n, 1)))
 }
 
 // forget is called by a backend that has no requests any more.
