@@ -25,13 +25,21 @@ type backend struct {
 	inFlight atomic.Int64 // requests that have not ended
 	streams  atomic.Int64 // those of them that go on for as long as they like
 	waiting  atomic.Int64 // those whose response has not begun
-	answered atomic.Int64 // instant: when it last answered, or began to owe an answer
 	latency  average
 	refusals atomic.Int64 // 502, 503 and 504 in a row
+
+	// Requests that began after its last answer. Two that have none are a sign
+	// that it is stopped; one may be such as takes long, and so may be those that
+	// began before.
+	begun atomic.Int64
+	since atomic.Int64 // instant of the first of them
+	heal  atomic.Int64 // instant from which one request may find out
 
 	failures atomic.Int64 // in a row, of which each began after the one before
 	failed   atomic.Int64 // instant of the last of those
 	avoid    atomic.Int64 // instant until which it is avoided, if there are failures
+	probes   atomic.Int64 // requests that find out, and have not ended
+	probe    atomic.Int64 // instant of the last of them, and 1; 0 if it has ended
 
 	counters
 	conns idleConns // of the fast path
@@ -57,11 +65,32 @@ func newBackend(p *Pool, b Backend) *backend {
 // it works again.
 func (b *backend) acquire(now instant) bool {
 	if b.failures.Load() > 0 {
-		if until := b.avoid.Load(); int64(now) < until || !b.avoid.CompareAndSwap(until, int64(now+probeTime)) {
+		until := b.avoid.Load()
+		wait := probeTime << min(b.probes.Load(), maxProbeDoublings)
+		if int64(now) < until || !b.avoid.CompareAndSwap(until, int64(now+wait)) {
+			return false
+		}
+		b.probes.Add(1)
+		b.probe.Store(int64(now) + 1)
+	}
+	if b.silent(now) {
+		// Whoever waits for an answer may have asked for what takes long.
+		heal := b.heal.Load()
+		if int64(now) < heal || !b.heal.CompareAndSwap(heal, int64(now)+(int64(now)-b.since.Load())) {
+			b.probed(now, now)
 			return false
 		}
 	}
 	return b.reserve(now)
+}
+
+// probed notes that a request that began then finds out nothing more. If it is
+// the last one that was to, the next one may.
+func (b *backend) probed(began, now instant) {
+	if p := b.probe.Load(); p == int64(began)+1 && b.probe.CompareAndSwap(p, 0) {
+		b.probes.Store(0)
+		b.avoid.Store(int64(now))
+	}
 }
 
 // reserve is acquire for a backend that nobody avoids, or that is taken for
@@ -72,15 +101,26 @@ func (b *backend) reserve(now instant) bool {
 		b.left()
 		return false
 	}
-	if b.waiting.Add(1) == 1 {
-		b.answered.Store(int64(now))
+	b.waiting.Add(1)
+	if b.begun.Load() == 0 { // before others can see that there is one
+		b.ask(now)
+	}
+	if b.begun.Add(1) == 1 {
+		b.ask(now)
 	}
 	return true
 }
 
-// unreserve undoes reserve.
-func (b *backend) unreserve() {
+// ask notes that the backend is asked for the first time since it has answered.
+func (b *backend) ask(now instant) {
+	b.since.Store(int64(now))
+	b.heal.Store(int64(now + healTime))
+}
+
+// unreserve undoes reserve, and acquire.
+func (b *backend) unreserve(began instant) {
 	b.waiting.Add(-1)
+	b.probed(began, began)
 	b.release(false)
 }
 
@@ -98,7 +138,7 @@ func (b *backend) answer(began, now instant, status int) {
 		}
 	}
 	b.recorder.observe(took)
-	b.heard(now)
+	b.heard(began, now)
 	switch status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		if b.refusals.Add(1) >= maxRefusals {
@@ -114,13 +154,14 @@ func (b *backend) answer(began, now instant, status int) {
 // upgrade.
 func (b *backend) connected(began, now instant) {
 	b.recorder.observe(time.Duration(now - began))
-	b.heard(now)
+	b.heard(began, now)
 	b.well()
 }
 
-func (b *backend) heard(now instant) {
+func (b *backend) heard(began, now instant) {
 	b.waiting.Add(-1)
-	b.answered.Store(int64(now))
+	b.begun.Store(0)
+	b.probed(began, now)
 }
 
 // well notes that a response was good.
@@ -133,9 +174,10 @@ func (b *backend) well() {
 	}
 }
 
-// unanswered notes that there was no response.
-func (b *backend) unanswered(kind ErrorKind) {
+// unanswered notes that there was no response to what began then.
+func (b *backend) unanswered(began, now instant, kind ErrorKind) {
 	b.waiting.Add(-1)
+	b.probed(began, now)
 	b.errors[kind].Add(1)
 }
 
@@ -210,7 +252,16 @@ func (b *backend) finish() {
 const (
 	avoidTime    = 100 * time.Millisecond
 	maxAvoidTime = 10 * time.Second
-	probeTime    = instant(time.Second) // for one request to find out
+
+	// probeTime is how long one request may take to find out before there is
+	// another, which then has twice as long.
+	probeTime         = instant(5 * time.Second)
+	maxProbeDoublings = 4
+
+	// healTime is how long a backend may be silent before one request finds
+	// out, and the next one when it has been for twice as long.
+	healTime   = instant(5 * time.Second)
+	minSilence = time.Second // less says nothing
 
 	// maxRefusals is how many answers in a row that say that the backend cannot
 	// serve, such as 503, are a failure. One may be about the request; and what
@@ -218,9 +269,42 @@ const (
 	maxRefusals = 5
 )
 
+// A standing is how good a backend is to a request.
+type standing int
+
+const (
+	sound    standing = iota
+	doubtful          // it has failed, and is to be tried again
+	avoided           // a request should rather go elsewhere
+)
+
+func (b *backend) standing(now instant) standing {
+	failed := b.failures.Load() > 0
+	switch {
+	case !b.healthy.Load(), failed && int64(now) < b.avoid.Load(), b.silent(now) && int64(now) < b.heal.Load():
+		return avoided
+	case failed:
+		return doubtful
+	}
+	return sound
+}
+
 // avoided reports whether a request should rather go elsewhere.
-func (b *backend) avoided(now instant) bool {
-	return !b.healthy.Load() || b.failures.Load() > 0 && int64(now) < b.avoid.Load()
+func (b *backend) avoided(now instant) bool { return b.standing(now) == avoided }
+
+// silence returns for how long the backend has owed answers: since the first
+// request that began after its last answer, if another one did, too.
+func (b *backend) silence(now instant) time.Duration {
+	if min(b.begun.Load(), b.waiting.Load()) < 2 {
+		return 0
+	}
+	return time.Duration(int64(now) - b.since.Load())
+}
+
+// silent reports whether the backend is taken for stopped.
+func (b *backend) silent(now instant) bool {
+	s := b.silence(now)
+	return s > minSilence && float64(s) > 10*b.latency.at(now)
 }
 
 // load is what PeakEWMA compares: about how long a request would take, if a
@@ -231,12 +315,13 @@ func (b *backend) load(now instant, mean float64) float64 {
 	if cost == 0 && busy > 0 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
 	}
-	if b.waiting.Load() > 0 {
-		// It owes an answer, and has been silent for longer than it usually
-		// takes: the less likely it is to come.
-		if silent := float64(int64(now) - b.answered.Load()); silent > cost {
-			cost = silent * (silent / cost)
+	if silence := float64(b.silence(now)); silence > cost && cost > 0 {
+		if b.silent(now) && int64(now) >= b.heal.Load() {
+			return 0 // one request shall find out
 		}
+		// The longer it is silent than it usually takes, the less likely its
+		// answers are to come.
+		cost = silence * (silence / cost)
 	}
 	return cost * (1 + busy*mean/float64(b.weight.Load()))
 }

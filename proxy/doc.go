@@ -35,8 +35,9 @@
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
 //     tried again by one request at a time; five responses in a row with 502, 503
 //     or 504 are a failure, too. What is answered with 5xx does not count as fast.
-//     One that is silent loses weight by
-//     the millisecond. If all of a pool are avoided it fails open:
+//     One that owes two answers and gives none loses weight by the millisecond,
+//     and after a second, or ten times what it usually takes, is avoided, whatever
+//     Options.Balance; after 5 s, 10 s, 20 s and so on one request finds out. If all of a pool are avoided it fails open:
 //     [PoolStatus.FailingOpen].
 //   - Bytes. What cannot be read in one way only is refused, and its connection
 //     closed: requests with 400, responses with 502. No response has bytes of

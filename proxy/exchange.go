@@ -74,7 +74,7 @@ func (x *exchange) lose(now instant, kind ErrorKind, err error) {
 		x.b.errors[kind].Add(1)
 	} else {
 		x.took = time.Duration(now - x.began)
-		x.b.unanswered(kind)
+		x.b.unanswered(x.began, now, kind)
 		switch {
 		case kind == Canceled:
 		case kind == Broken && x.kept:

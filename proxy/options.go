@@ -152,8 +152,8 @@ type Balance int
 const (
 	// PeakEWMA is the better of two backends chosen at random, by their
 	// requests in flight and their latency, which is a moving average that
-	// rises at once and falls slowly; a backend that has not answered for a
-	// while counts as that slow. After Finagle's balancer of that name.
+	// rises at once and falls slowly; a backend that owes two or more answers,
+	// and has given none since, counts as that slow. After Finagle's balancer of that name.
 	// Connections of ServeTCP and requests to upgrade, which may go on for any
 	// time, go to the one of two that has fewer requests in flight for its
 	// weight, upgraded ones and connections included: how soon these begin

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -408,6 +409,103 @@ func TestRefusals(t *testing.T) {
 	require.True(t, answers(400*time.Millisecond), "for twice as long")
 	require.False(t, answers(402*time.Millisecond, 200))
 	require.False(t, answers(402*time.Millisecond, 503, 503, 503, 503))
+}
+
+// traffic is requests of a millisecond, one each, from then until then; those to
+// the backends that are stopped are not answered. It returns how many each got,
+// and those that are left.
+func traffic(t *testing.T, b *proxy.Balancer, from, to time.Duration, stopped ...string) (counts map[string]int, left []proxy.Picked) {
+	counts = map[string]int{}
+	n := 0
+	for now := from; now < to; now += time.Millisecond {
+		k, ok := b.Pick(now, fmt.Sprint(n%100))
+		require.True(t, ok)
+		require.False(t, k.Open)
+		n++
+		counts[k.Addr]++
+		if slices.Contains(stopped, k.Addr) {
+			left = append(left, k)
+		} else {
+			k.Answer(now, time.Millisecond)
+		}
+	}
+	return counts, left
+}
+
+// TestLongPoll: one request that takes long says nothing about its backend but
+// that it is one more in flight, nor do several that began before others were
+// answered.
+func TestLongPoll(t *testing.T) {
+	b := newBalancer(t, proxy.Options{}, addrs(2)...)
+	took := func(string) time.Duration { return 6 * time.Millisecond } // with 1 ms between: 3 in flight at each
+	now := 10 * time.Second
+	simulate(b, 0, 10_000, time.Millisecond, took)
+	poll, _ := b.Pick(now, "")
+	for range 3 {
+		counts := simulate(b, now, 20_000, time.Millisecond, took)
+		now += 20 * time.Second
+		require.Greater(t, counts[poll.Addr], 20_000/4, "%v", counts)
+	}
+
+	for _, opts := range balances[1:] {
+		b := newBalancer(t, opts, addrs(2)...)
+		now := time.Duration(0)
+		for range 3 {
+			for i, polled := 0, false; !polled; i++ {
+				k, _ := b.Pick(now, fmt.Sprint(i))
+				if polled = k.Addr == "b0:1"; !polled {
+					k.Answer(now, time.Millisecond)
+				}
+			}
+			counts, _ := traffic(t, b, now, now+time.Second)
+			now += time.Second
+			require.Greater(t, counts["b0:1"], 300, "balance %d: %v", opts.Balance, counts)
+		}
+	}
+}
+
+// TestSilent: a backend that is stopped gets next to nothing, and is found again
+// when it goes on.
+func TestSilent(t *testing.T) {
+	for _, opts := range balances {
+		b := newBalancer(t, opts, addrs(2)...)
+		traffic(t, b, 0, time.Second)
+		early, left := traffic(t, b, time.Second, 2200*time.Millisecond, "b0:1")
+		if opts.Balance == proxy.PeakEWMA {
+			require.LessOrEqual(t, early["b0:1"], 3)
+		}
+		late, more := traffic(t, b, 2200*time.Millisecond, 65*time.Second, "b0:1")
+		require.LessOrEqual(t, late["b0:1"], 5, "balance %d: after 5, 10, 20 and 40 s", opts.Balance)
+		require.GreaterOrEqual(t, late["b0:1"], 3)
+		for _, k := range append(left, more...) {
+			k.Answer(65*time.Second, time.Minute)
+		}
+		traffic(t, b, 65*time.Second, 135*time.Second) // a minute is remembered for a while
+		again, _ := traffic(t, b, 135*time.Second, 145*time.Second)
+		require.Greater(t, again["b0:1"], 1000, "balance %d: %v", opts.Balance, again)
+	}
+}
+
+// TestProbes: an avoided backend that does not answer those that are to find out
+// whether it works again gets few of them.
+func TestProbes(t *testing.T) {
+	for _, opts := range balances {
+		b := newBalancer(t, opts, addrs(2)...)
+		traffic(t, b, 0, time.Second)
+		for failed := false; !failed; {
+			for i := range 100 {
+				k, _ := b.Pick(time.Second, fmt.Sprint(i))
+				if failed = k.Addr == "b0:1"; failed {
+					k.Fail(time.Second)
+					break
+				}
+				k.Answer(time.Second, time.Millisecond)
+			}
+		}
+		counts, _ := traffic(t, b, time.Second, 61*time.Second, "b0:1")
+		require.LessOrEqual(t, counts["b0:1"], 5, "balance %d", opts.Balance)
+		require.GreaterOrEqual(t, counts["b0:1"], 3, "balance %d", opts.Balance)
+	}
 }
 
 // TestAvoidEnds: a backend that keeps failing is tried again at least every ten

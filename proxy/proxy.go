@@ -259,7 +259,7 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 		b, open := r.pool.pick(now, r)
 		if r.spare != nil && (b == nil || open) {
 			if b != nil {
-				b.unreserve()
+				b.unreserve(now)
 			}
 			r.tried = slices.DeleteFunc(r.tried, func(b *backend) bool { return b == r.spare })
 			r.spare = nil
