@@ -37,7 +37,8 @@
 //     or 504 are a failure, too. What is answered with 5xx does not count as fast.
 //     One that owes two answers and gives none loses weight by the millisecond,
 //     and after a second, or ten times what it usually takes, is avoided, whatever
-//     Options.Balance; after 5 s, 10 s, 20 s and so on one request finds out. If all of a pool are avoided it fails open:
+//     Options.Balance; after 5 s, 10 s, 20 s and so on one request finds out. What
+//     has failed once on its way goes to where nothing fails. If all of a pool are avoided it fails open:
 //     [PoolStatus.FailingOpen].
 //   - Bytes. What cannot be read in one way only is refused, and its connection
 //     closed: requests with 400, responses with 502. No response has bytes of

@@ -34,7 +34,9 @@ type Options struct {
 	BackendProtocol Protocol
 
 	// HoldTimeout is how long a request waits for a backend while there is
-	// none. Zero means 2 s; negative means not at all.
+	// none. From when a backend could not be reached, further ones are tried for
+	// as long, or for DialTimeout if that is more; the last one may then take its
+	// DialTimeout. Zero means 2 s; negative means not at all.
 	HoldTimeout time.Duration
 
 	// DialTimeout is how long it may take to connect to a backend. Zero means

@@ -64,14 +64,29 @@ func (p *Pool) pick(now instant, r *route) (b *backend, open bool) {
 	case p.proxy.opts.Balance == RoundRobin:
 		first = s.turn(p.turn.Add(1) - 1)
 	case r.hashed:
-		return s.rendezvous(now, r.key, r.tried)
+		return s.rendezvous(now, r)
 	default:
 		first = s.better(now, r.stream)
 	}
-	if b := s.all[first]; !slices.Contains(r.tried, b) && b.healthy.Load() && b.acquire(now) {
+	if b := s.all[first]; b.fits(now, r, r.least()) && b.acquire(now) {
 		return b, false
 	}
 	return s.any(now, first, r)
+}
+
+// least returns which standing suffices for the first choice. A request that has
+// failed already finds out about no other backend that may fail.
+func (r *route) least() standing {
+	if len(r.tried) > 0 {
+		return sound
+	}
+	return doubtful
+}
+
+// fits reports whether the backend may be given the request: it is well enough,
+// and the request was not tried there.
+func (b *backend) fits(now instant, r *route, least standing) bool {
+	return b.standing(now) <= least && !slices.Contains(r.tried, b)
 }
 
 // turn returns the backend of the n-th turn: by weight if weights differ.
@@ -119,30 +134,30 @@ func (s *backendSet) better(now instant, stream bool) int {
 	return i
 }
 
-// any reserves the best backend that was not tried; of those that are avoided
-// if there is no other.
+// any reserves the best backend that was not tried: a sound one, or else one that
+// is to be tried again, or else one that is avoided.
 func (s *backendSet) any(now instant, start int, r *route) (b *backend, open bool) {
-	for _, open := range []bool{false, true} {
+	for least := sound; least <= avoided; least++ {
 		for range s.all {
-			best, least := (*backend)(nil), math.Inf(1)
+			best, lowest := (*backend)(nil), math.Inf(1)
 			for i := range s.all {
 				b := s.all[(start+i)%len(s.all)]
-				if slices.Contains(r.tried, b) || b.gone.Load() || !open && b.avoided(now) {
+				if b.gone.Load() || !b.fits(now, r, least) {
 					continue
 				}
 				load := b.crowd()
 				if !r.stream {
 					load = b.load(now, s.mean)
 				}
-				if best == nil || load < least {
-					best, least = b, load
+				if best == nil || load < lowest {
+					best, lowest = b, load
 				}
 			}
 			if best == nil {
 				break
 			}
-			if open && best.reserve(now) || !open && best.acquire(now) {
-				return best, open
+			if least == avoided && best.reserve(now) || least < avoided && best.acquire(now) {
+				return best, least == avoided
 			}
 		}
 	}
@@ -152,16 +167,16 @@ func (s *backendSet) any(now instant, start int, r *route) (b *backend, open boo
 // rendezvous reserves the first of the key's backends that can take the
 // request. Weighted rendezvous hashing: the key's order of backends is that of
 // -weight / ln(hash); Schindelhauer and Schomaker, 2005.
-func (s *backendSet) rendezvous(now instant, key uint64, tried []*backend) (*backend, bool) {
-	for _, open := range []bool{false, true} {
+func (s *backendSet) rendezvous(now instant, r *route) (*backend, bool) {
+	for least := r.least(); least <= avoided; least++ {
 		skip := make([]bool, len(s.all))
 		for range s.all {
 			best, most := -1, math.Inf(-1)
 			for i, b := range s.all {
-				if skip[i] || slices.Contains(tried, b) || !open && b.avoided(now) {
+				if skip[i] || !b.fits(now, r, least) {
 					continue
 				}
-				u := (float64(hashKey(s.salts[i], keyBytes(key))>>11) + 0.5) / (1 << 53)
+				u := (float64(hashKey(s.salts[i], keyBytes(r.key))>>11) + 0.5) / (1 << 53)
 				if score := -float64(b.weight.Load()) / math.Log(u); score > most {
 					best, most = i, score
 				}
@@ -169,8 +184,8 @@ func (s *backendSet) rendezvous(now instant, key uint64, tried []*backend) (*bac
 			if best < 0 {
 				break
 			}
-			if b := s.all[best]; open && b.reserve(now) || !open && b.acquire(now) {
-				return b, open
+			if b := s.all[best]; least == avoided && b.reserve(now) || least < avoided && b.acquire(now) {
+				return b, least == avoided
 			}
 			skip[best] = true
 		}

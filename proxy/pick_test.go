@@ -508,6 +508,42 @@ func TestProbes(t *testing.T) {
 	}
 }
 
+// TestAvoidOnce: a request finds out about one backend that has failed before at
+// most, if there is a better one.
+func TestAvoidOnce(t *testing.T) {
+	for _, opts := range balances {
+		b := newBalancer(t, opts, addrs(6)...)
+		for failed := map[string]bool{}; len(failed) < 5; {
+			k, ok := b.Pick(0, fmt.Sprint(len(failed)))
+			require.True(t, ok)
+			if failed[k.Addr] = k.Addr != "b5:1"; failed[k.Addr] {
+				k.Fail(0)
+			} else {
+				delete(failed, k.Addr)
+				b.Pool().SetHealthy("b5:1", false) // so that it is not chosen always
+			}
+		}
+		b.Pool().SetHealthy("b5:1", true)
+		probed := false
+		for i := range 50 {
+			now := time.Minute + time.Duration(i)*time.Second
+			k, ok := b.Pick(now, fmt.Sprint(i))
+			require.True(t, ok)
+			if k.Addr == "b5:1" {
+				k.Answer(now, time.Millisecond)
+				continue
+			}
+			probed = true
+			k.Fail(now)
+			next, ok := b.Pick(now, fmt.Sprint(i), k)
+			require.True(t, ok)
+			require.Equal(t, "b5:1", next.Addr)
+			next.Answer(now, time.Millisecond)
+		}
+		require.True(t, probed)
+	}
+}
+
 // TestAvoidEnds: a backend that keeps failing is tried again at least every ten
 // seconds.
 func TestAvoidEnds(t *testing.T) {

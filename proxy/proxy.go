@@ -210,7 +210,8 @@ type route struct {
 	tried  []*backend
 	spare  *backend // of tried: but it is better than one that is avoided
 	sent   int      // attempts that a backend may have seen
-	held   instant  // until when it may wait for a backend; 0 if it did not wait yet
+	held   instant  // until when it may wait for a backend; 0 if it has not failed yet to get one
+	last   instant  // until when it may be tried on others; 0 if it has not failed yet
 	limit  instant  // of the request as a whole; 0 if there is none
 
 	left *atomic.Bool // the client is gone; nil if the context tells
@@ -254,7 +255,15 @@ func (p *Proxy) follow(r *route) {
 // errNoBackend, errClientGone or that of ctx.
 func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
 	var change <-chan struct{}
+	if len(r.tried) > 0 && r.last == 0 {
+		p.hold(r, now)
+		r.last = max(r.held, now+instant(p.opts.DialTimeout))
+	}
 	for {
+		if r.last != 0 && now >= r.last {
+			p.noPick.Add(1)
+			return nil, now, errNoBackend
+		}
 		p.follow(r)
 		b, open := r.pool.pick(now, r)
 		if r.spare != nil && (b == nil || open) {
@@ -271,12 +280,7 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 			}
 			return b, now, nil
 		}
-		if r.held == 0 {
-			r.held = now + instant(max(p.opts.HoldTimeout, 1))
-			if r.limit != 0 {
-				r.held = min(r.held, r.limit)
-			}
-		}
+		p.hold(r, now)
 		if now >= r.held {
 			p.noPick.Add(1)
 			return nil, now, errNoBackend
@@ -306,6 +310,17 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 	}
 }
 
+// hold begins the time for which the request may wait for a backend, if that has
+// not begun.
+func (p *Proxy) hold(r *route, now instant) {
+	if r.held == 0 {
+		r.held = now + instant(max(p.opts.HoldTimeout, 1))
+		if r.limit != 0 {
+			r.held = min(r.held, r.limit)
+		}
+	}
+}
+
 // mayRetry reports whether a request that failed is to be tried elsewhere: it
 // was not sent, or sending it twice does no harm.
 func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
@@ -314,6 +329,7 @@ func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
 		return true // next bounds them by time
 	}
 	r.sent++
+	r.held, r.last = 0, 0 // attempts that are sent are bounded by their number
 	return idempotent && r.sent < p.opts.MaxAttempts && p.budget.retry(p.now())
 }
 
