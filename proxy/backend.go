@@ -307,10 +307,12 @@ func (b *backend) silent(now instant) bool {
 	return s > minSilence && float64(s) > 10*b.latency.at(now)
 }
 
-// load is what PeakEWMA compares: about how long a request would take, if a
-// backend of the mean weight works off its requests one after the other.
-func (b *backend) load(now instant, mean float64) float64 {
-	busy := float64(max(b.inFlight.Load()-b.streams.Load(), 0))
+// busy returns how many requests it works on.
+func (b *backend) busy() float64 { return float64(max(b.inFlight.Load()-b.streams.Load(), 0)) }
+
+// load is what PeakEWMA compares: about how long a request would take, if it is
+// done after as many others.
+func (b *backend) load(now instant, busy float64) float64 {
 	cost := b.latency.at(now)
 	if cost == 0 && busy > 0 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
@@ -323,7 +325,7 @@ func (b *backend) load(now instant, mean float64) float64 {
 		// answers are to come.
 		cost = silence * (silence / cost)
 	}
-	return cost * (1 + busy*mean/float64(b.weight.Load()))
+	return cost * (1 + busy)
 }
 
 // crowd is what PeakEWMA compares for streams, which are as much work as there

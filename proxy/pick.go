@@ -12,24 +12,22 @@ import (
 type backendSet struct {
 	all   []*backend
 	sums  []int64  // of weights up to each; nil if all are the same
-	mean  float64  // of weights
+	least int64    // of weights
 	salts []uint64 // for Hash
 }
 
 func newBackendSet(all []*backend) *backendSet {
 	s := &backendSet{all: all}
 	weights := make([]int64, len(all))
-	var sum int64
 	uneven := false
 	for i, b := range all {
 		weights[i] = b.weight.Load()
 		uneven = uneven || weights[i] != weights[0]
-		sum += weights[i]
 		s.salts = append(s.salts, hashKey(0, b.addr))
 	}
-	s.mean = float64(sum) / float64(max(len(all), 1))
 	if uneven {
-		sum = 0
+		s.least = slices.Min(weights)
+		var sum int64
 		for _, w := range weights {
 			sum += w
 			s.sums = append(s.sums, sum)
@@ -38,12 +36,40 @@ func newBackendSet(all []*backend) *backendSet {
 	return s
 }
 
-// random returns a backend, each as often as its weight says.
-func (s *backendSet) random() int {
+// two returns two backends at random, each as often as its weight says. twice is
+// set if weights would have the second be the first again.
+func (s *backendSet) two() (i, j int, twice bool) {
+	n := len(s.all)
 	if s.sums == nil {
-		return rand.IntN(len(s.all))
+		i, j = rand.IntN(n), rand.IntN(n-1)
+		if j >= i {
+			j++
+		}
+		return i, j, false
 	}
-	n := rand.Int64N(s.sums[len(s.sums)-1])
+	// Weights are so many servers of the least weight, of which two are drawn.
+	sum := s.sums[n-1]
+	i = s.at(rand.Int64N(sum))
+	begin, end := int64(0), s.sums[i]
+	if i > 0 {
+		begin = s.sums[i-1]
+	}
+	at := rand.Int64N(sum - s.least)
+	if at >= end-s.least {
+		at += s.least
+	}
+	if j = s.at(at); j != i {
+		return i, j, false
+	}
+	at = rand.Int64N(sum - (end - begin))
+	if at >= begin {
+		at += end - begin
+	}
+	return i, s.at(at), true
+}
+
+// at returns the backend whose part of the sum of weights has n in it.
+func (s *backendSet) at(n int64) int {
 	return sort.Search(len(s.sums), func(i int) bool { return n < s.sums[i] })
 }
 
@@ -97,26 +123,14 @@ func (s *backendSet) turn(n uint64) int {
 	// A golden-ratio sequence visits ranges in proportion to their length, and
 	// evenly in time.
 	x := float64(n*0x9e3779b97f4a7c15>>11) / (1 << 53)
-	at := int64(x * float64(s.sums[len(s.sums)-1]))
-	return sort.Search(len(s.sums), func(i int) bool { return at < s.sums[i] })
+	return s.at(int64(x * float64(s.sums[len(s.sums)-1])))
 }
 
 // better returns the better of two random backends: the less crowded one for a
-// stream. For a request the first one is taken, as often as its weight says,
-// unless the other is better by half: so weights hold among equals, and idle
-// backends share what there is.
+// stream. For a request the first one is taken unless the other is better by
+// half: so weights hold among equals, and idle backends share what there is.
 func (s *backendSet) better(now instant, stream bool) int {
-	i := s.random()
-	j := s.random()
-	for range 4 {
-		if j != i {
-			break
-		}
-		j = s.random()
-	}
-	if i == j {
-		j = (i + 1) % len(s.all)
-	}
+	i, j, twice := s.two()
 	a, b := s.all[i], s.all[j]
 	switch avoidA, avoidB := a.avoided(now), b.avoided(now); {
 	case avoidA != avoidB:
@@ -128,10 +142,33 @@ func (s *backendSet) better(now instant, stream bool) int {
 		if b.crowd() < a.crowd() {
 			return j
 		}
-	case 1.5*b.load(now, s.mean) < a.load(now, s.mean):
+		return i
+	}
+	busyA, busyB := compared(a, b, twice)
+	if 1.5*b.load(now, busyB) < a.load(now, busyA) {
 		return j
 	}
 	return i
+}
+
+// compared returns how many requests the backends are to be compared by. The
+// heavier one counts as so many servers of the weight of the lighter one, which
+// share its requests evenly, and one of them is compared; or the idlest, if both
+// that were drawn are its.
+func compared(a, b *backend, twice bool) (busyA, busyB float64) {
+	busyA, busyB = a.busy(), b.busy()
+	weightA, weightB := float64(a.weight.Load()), float64(b.weight.Load())
+	switch {
+	case weightA > weightB:
+		chance := 0.0
+		if !twice {
+			chance = rand.Float64()
+		}
+		busyA = math.Floor(busyA*weightB/weightA + chance)
+	case weightB > weightA:
+		busyB = math.Floor(busyB*weightA/weightB + rand.Float64())
+	}
+	return busyA, busyB
 }
 
 // any reserves the best backend that was not tried: a sound one, or else one that
@@ -147,7 +184,7 @@ func (s *backendSet) any(now instant, start int, r *route) (b *backend, open boo
 				}
 				load := b.crowd()
 				if !r.stream {
-					load = b.load(now, s.mean)
+					load = b.load(now, b.busy()) / float64(b.weight.Load())
 				}
 				if best == nil || load < lowest {
 					best, lowest = b, load

@@ -2,6 +2,8 @@ package proxy_test
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -121,19 +123,59 @@ func TestPeakEWMASilent(t *testing.T) {
 	assert.LessOrEqual(t, counts["b0:1"], 10)
 }
 
-// TestPeakEWMAWeights: among backends that are equally fast, and as busy as they
-// are strong, shares follow weights.
+// TestPeakEWMAWeights: among backends that are equally fast, shares follow weights,
+// be there few requests at once or many.
 func TestPeakEWMAWeights(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		interval time.Duration
-	}{{"idle", 10 * time.Millisecond}, {"busy", 200 * time.Microsecond}} {
-		t.Run(test.name, func(t *testing.T) {
-			b := newBalancer(t, proxy.Options{}, proxy.Backend{Addr: "a:1", Weight: 1}, proxy.Backend{Addr: "b:1", Weight: 3})
-			counts := simulate(b, 0, 20_000, test.interval, func(string) time.Duration { return 5 * time.Millisecond })
-			assert.InDelta(t, 0.25, float64(counts["a:1"])/20_000, 0.1, "%v", counts)
-		})
+	for _, weight := range []int{3, 9, 99} {
+		for _, clients := range []int{1, 2, 4, 16, 64, 200} {
+			b := newBalancer(t, proxy.Options{}, proxy.Backend{Addr: "a:1", Weight: 1}, proxy.Backend{Addr: "b:1", Weight: weight})
+			counts := closedLoop(b, clients, 100_000)
+			share, want := float64(counts["a:1"])/100_000, 1/float64(1+weight)
+			assert.InDelta(t, 0, math.Log(share/want), math.Log(1.5), "%d clients: %.4f instead of %.4f", clients, share, want)
+		}
 	}
+}
+
+// TestPeakEWMAWeightsMany: nor do several backends of two weights differ.
+func TestPeakEWMAWeightsMany(t *testing.T) {
+	for _, clients := range []int{1, 8, 64} {
+		var backends []proxy.Backend
+		for i, w := range []int{1, 10, 1, 10, 10} {
+			backends = append(backends, proxy.Backend{Addr: fmt.Sprintf("b%d:1", i), Weight: w})
+		}
+		counts := closedLoop(newBalancer(t, proxy.Options{}, backends...), clients, 100_000)
+		for _, b := range backends {
+			share, want := float64(counts[b.Addr])/100_000, float64(b.Weight)/32
+			assert.InDelta(t, 0, math.Log(share/want), math.Log(1.5), "%d clients, %s: %.4f instead of %.4f", clients, b.Addr, share, want)
+		}
+	}
+}
+
+// closedLoop has clients send n requests in all, each as soon as its last one is
+// answered, which takes 4 to 6 ms. It returns how many each backend got.
+func closedLoop(b *proxy.Balancer, clients, n int) map[string]int {
+	random := rand.New(rand.NewPCG(1, 2))
+	counts := map[string]int{}
+	open := make([]arrival, clients)
+	for i := range open {
+		open[i].at = time.Duration(random.IntN(5000)) * time.Microsecond
+	}
+	for range n {
+		next := &open[0]
+		for i := range open {
+			if open[i].at < next.at {
+				next = &open[i]
+			}
+		}
+		if next.k.Addr != "" {
+			next.k.Answer(next.at, next.took)
+		}
+		k, _ := b.Pick(next.at, "")
+		counts[k.Addr]++
+		took := 4*time.Millisecond + time.Duration(random.IntN(2000))*time.Microsecond
+		*next = arrival{next.at + took, took, k}
+	}
+	return counts
 }
 
 // TestPeakEWMAWeightsSlow: a large weight does not lead requests to a slow
