@@ -155,7 +155,16 @@ func (b *backend) answer(began, now instant, status int) {
 func (b *backend) connected(began, now instant) {
 	b.recorder.observe(time.Duration(now - began))
 	b.heard(began, now)
-	b.well()
+	if b.refusals.Load() == 0 { // else it must show more than that it accepts
+		b.well()
+	}
+}
+
+// refused notes that the backend has accepted a connection, which began then, and
+// reset it without a word.
+func (b *backend) refused(began, now instant) {
+	b.refusals.Add(1)
+	b.avoidFor(began, now)
 }
 
 func (b *backend) heard(began, now instant) {

@@ -49,7 +49,8 @@
 //     through buffers, or the kernel's own; nothing is held but requests of up to
 //     16 KiB and the head of a response, and copies for mirrors, 256 at most of
 //     256 KiB each. Every wait has a limit, except that for more of a response
-//     without Content-Length, raw TCP and what is upgraded, and over HTTP/2 that
+//     without Content-Length, raw TCP and what is upgraded, for as long as
+//     neither end has ended it, and over HTTP/2 that
 //     for a body without Content-Length, or for the client to want more of a
 //     response: these end with the client, or with their backend. A client of
 //     HTTP/2 that is gone without a word is found out by pings.

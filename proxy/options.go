@@ -80,7 +80,9 @@ type Options struct {
 	BackendIdleTimeout time.Duration
 
 	// DrainTimeout is how long requests may go on whose backend has been
-	// removed, or whose proxy is to stop. Zero means 30 s.
+	// removed, or whose proxy is to stop. When one end of an upgraded
+	// connection, or of one of ServeTCP, has ended, it is for how long the other
+	// may be silent. Zero means 30 s.
 	DrainTimeout time.Duration
 
 	// MaxHeaderBytes is the largest head of a request. Zero means 64 KiB.

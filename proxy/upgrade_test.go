@@ -48,6 +48,39 @@ func TestUpgradeBalance(t *testing.T) {
 	require.InDelta(t, 20, r.backend(quick).InFlight, 1)
 }
 
+// TestUpgradeHalfSilent: when one end has ended, the other is not waited for if it
+// says nothing.
+func TestUpgradeHalfSilent(t *testing.T) {
+	for _, first := range []string{"client", "backend"} {
+		t.Run(first, func(t *testing.T) {
+			stop := make(chan struct{})
+			addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err != nil {
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello")
+				if first == "backend" {
+					c.CloseWrite()
+				}
+				<-stop
+			})
+			r := newRig(t, proxy.Options{DrainTimeout: brief}, addr)
+			t.Cleanup(func() { close(stop) })
+			c, br := open(t, r.addr)
+			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			resp, err := http.ReadResponse(br, nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
+			if first == "client" {
+				require.NoError(t, c.CloseWrite())
+			}
+			require.Equal(t, "hello", toEnd(t, br))
+			soon(t, func() bool { return r.backend(addr).InFlight == 0 })
+			soon(t, func() bool { return r.Status().Clients == 0 })
+		})
+	}
+}
+
 // TestUpgradeWithBody: after a body all passes.
 func TestUpgradeWithBody(t *testing.T) {
 	for _, body := range []string{"Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"} {
