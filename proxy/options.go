@@ -26,7 +26,8 @@ type Options struct {
 
 	// Override names the header or the cookie through which a request says
 	// the name of the pool that it wants, whatever the split. An unknown name
-	// is ignored. Anybody can set it, so it is no protection. Zero means that
+	// is ignored, and so is that of a pool that has no backends and is not in
+	// the split, not even with share 0. Anybody can set it, so it is no protection. Zero means that
 	// there is no such way.
 	Override Key
 

@@ -263,6 +263,12 @@ func (p *Pool) change(f func([]*backend) []*backend, closing bool) error {
 	return nil
 }
 
+// some reports whether the pool has backends.
+func (p *Pool) some() bool {
+	s := p.set.Load()
+	return s != nil && len(s.all) > 0
+}
+
 // typical returns the mean of the latencies of the backends of which one is
 // known; 0 if there are none.
 func (p *Pool) typical(now instant) time.Duration {

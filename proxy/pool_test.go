@@ -528,3 +528,19 @@ func TestCloseEndsClosing(t *testing.T) {
 		require.NoError(t, receive(t, closed))
 	})
 }
+
+// TestPoolAfterClose: a proxy that has been closed gets no backends any more.
+func TestPoolAfterClose(t *testing.T) {
+	p, err := proxy.New(proxy.Options{})
+	require.NoError(t, err)
+	p.Pool("old").SetBackends([]string{"127.0.0.1:1"})
+	p.Close()
+	p.SetBackends([]string{"127.0.0.1:1"})
+	for _, name := range []string{proxy.DefaultPool, "old", "new"} {
+		require.ErrorIs(t, p.Pool(name).Add(proxy.Backend{Addr: "127.0.0.1:1"}), proxy.ErrPoolClosed)
+	}
+	for _, pool := range p.Status().Pools {
+		require.Empty(t, pool.Backends)
+	}
+	p.Close()
+}

@@ -82,7 +82,7 @@ func (p *Proxy) poolLocked(name string) *Pool {
 	if pool := old[name]; pool != nil {
 		return pool
 	}
-	pool := &Pool{name: name, proxy: p}
+	pool := &Pool{name: name, proxy: p, closed: p.ended.Err() != nil}
 	next := maps.Clone(old)
 	next[name] = pool
 	p.pools.Store(&next)
@@ -107,6 +107,7 @@ func (p *Proxy) dropPool(pool *Pool) {
 	if m := p.mirror.Load(); m != nil && m.pool == pool {
 		p.mirror.Store(&mirror{proxy: p, pool: p.poolLocked(pool.name), share: m.share})
 	}
+	p.changed.announce()
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
 	if len(pool.draining) > 0 {
@@ -172,12 +173,15 @@ func (p *Proxy) sticky() Key {
 	return p.opts.Sticky
 }
 
-// Close removes all backends, ends what is in flight, at once, and waits for
+// Close closes all pools, and those that are yet to be made; it ends what is in flight, at once, and waits for
 // mirrored requests. Calls of Serve end by their contexts, and do not wait for
 // requests any more then; requests that come meanwhile are answered with 503.
 func (p *Proxy) Close() {
 	p.end()
-	for _, pool := range *p.pools.Load() {
+	p.mu.Lock()
+	pools := *p.pools.Load() // those that are made from now on are closed
+	p.mu.Unlock()
+	for _, pool := range pools {
 		_ = pool.Close(p.ended) // its error is that it did not wait
 	}
 	p.mu.Lock()
@@ -201,7 +205,8 @@ var errNoBackend = errors.New("no backend")
 // A route is the way of one request to its backend.
 type route struct {
 	pool   *Pool
-	split  *split // that chose the pool; nil if something else did
+	wanted string // the name of the pool that it asks for; "" if it does not
+	split  *split // that chose the pool; nil if it is the wanted one
 	client uint64 // the hash of the sticky key
 	sticky bool   // there is one
 	key    uint64 // for Hash
@@ -220,16 +225,27 @@ type route struct {
 // choose chooses the pool of a request that has a sticky key, if not nil, and
 // asks for the pool of a name, if not nil.
 func (p *Proxy) choose(r *route, key, override []byte) {
-	if override != nil {
-		if pool := (*p.pools.Load())[string(override)]; pool != nil {
-			r.pool = pool
-			return
-		}
-	}
 	if r.sticky = key != nil; r.sticky {
 		r.client = hashKey(0, key)
 	}
-	p.chooseBy(r, p.split.Load())
+	s := p.split.Load()
+	if override != nil {
+		r.wanted = string(override)
+		if r.pool = p.wanted(r.wanted, s); r.pool != nil {
+			return
+		}
+	}
+	p.chooseBy(r, s)
+}
+
+// wanted returns the pool of a name that a request asks for, unless there is none,
+// or it has no backends and is not to have any.
+func (p *Proxy) wanted(name string, s *split) *Pool {
+	pool := (*p.pools.Load())[name]
+	if pool == nil || !pool.some() && !slices.Contains(s.pools, pool) {
+		return nil
+	}
+	return pool
 }
 
 func (p *Proxy) chooseBy(r *route, s *split) {
@@ -242,9 +258,24 @@ func (p *Proxy) chooseBy(r *route, s *split) {
 }
 
 // follow chooses anew for a request that has no backend yet, or not any more, if
-// its pool has lost its share meanwhile.
+// its pool has lost its share meanwhile, or it asks for a pool that has gone or
+// come.
 func (p *Proxy) follow(r *route) {
-	if s := p.split.Load(); r.split != nil && r.split != s && !s.has(r.pool) {
+	s := p.split.Load()
+	if r.wanted != "" {
+		switch pool := p.wanted(r.wanted, s); {
+		case pool == r.pool:
+			return
+		case pool != nil:
+			r.pool, r.split, r.tried = pool, nil, r.tried[:0]
+			return
+		case r.split == nil:
+			p.chooseBy(r, s)
+			r.tried = r.tried[:0]
+			return
+		}
+	}
+	if r.split != s && !s.has(r.pool) {
 		p.chooseBy(r, s)
 		r.tried = r.tried[:0]
 	}
@@ -275,6 +306,10 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 			continue
 		}
 		if b != nil {
+			if s := p.split.Load(); r.split != nil && r.split != s && !s.has(r.pool) {
+				b.unreserve(now) // SetSplit may have returned before it was reserved
+				continue
+			}
 			if open {
 				b.open.Add(1)
 			}
@@ -289,8 +324,11 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 			change = p.changed.wait()
 			continue
 		}
-		// What was tried has another chance when it is no longer avoided.
-		again := time.NewTimer(min(avoidTime, time.Duration(r.held-now)))
+		wait := time.Duration(r.held - now)
+		if len(r.tried) > 0 { // it has another chance when it is no longer avoided
+			wait = min(wait, avoidTime)
+		}
+		again := time.NewTimer(wait)
 		select {
 		case <-change:
 		case <-again.C:
