@@ -21,6 +21,7 @@ type exchange struct {
 	answered bool
 	upgraded bool
 
+	mirrored bool // it is a copy
 	attempts int
 	status   int   // as the client got it
 	received int64 // bytes of the body of the response
@@ -39,7 +40,7 @@ func (x *exchange) try(b *backend, now instant) {
 	b.requests.Add(1)
 	if x.attempts > 1 {
 		b.retries.Add(1)
-	} else {
+	} else if !x.mirrored {
 		x.p.budget.request(now) // a retry gives no right to another
 	}
 }
@@ -96,7 +97,7 @@ func (x *exchange) leave(kind ErrorKind) {
 	b.bytesOut.Add(uint64(x.received))
 	b.release(x.upgraded)
 	if report := x.p.opts.Outcome; report != nil {
-		o := Outcome{Pool: b.pool.name, Backend: b.addr, Err: kind, Latency: x.took, Retry: x.attempts > 1}
+		o := Outcome{Pool: b.pool.name, Backend: b.addr, Err: kind, Latency: x.took, Retry: x.attempts > 1, Mirror: x.mirrored}
 		if x.answered {
 			o.Status = x.status
 		}

@@ -8,7 +8,6 @@ import (
 // What tests of behaviour need to see from inside.
 
 const (
-	Whole         = whole
 	BudgetReserve = budgetReserve
 	BucketCount   = buckets
 	MaxMirrors    = maxMirrors

@@ -21,7 +21,8 @@ type Options struct {
 	HashBy Key
 
 	// Sticky is what keeps a client in one pool while traffic is split, see
-	// [Proxy.SetSplit]. Zero means that each request is decided by itself.
+	// [Proxy.SetSplit]. A request that does not have it is decided by itself;
+	// zero means that each is.
 	Sticky Key
 
 	// Override names the header or the cookie through which a request says
@@ -127,7 +128,8 @@ type Options struct {
 	Outcome func(Outcome)
 
 	// ErrorLog is told, as warnings, why requests failed by the proxy's or a
-	// backend's doing or were refused, and, as information, what failed but may
+	// backend's doing or were refused, and when a pool begins or ceases to fail
+	// open, and, as information, what failed but may
 	// be tried elsewhere; at most ten times a second of each; the rest is
 	// counted. Nil means nobody.
 	ErrorLog *slog.Logger

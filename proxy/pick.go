@@ -77,6 +77,27 @@ func (s *backendSet) at(n int64) int {
 // open is set if all are avoided, and it is one of those. It returns nil if there
 // is none but those that were tried.
 func (p *Pool) pick(now instant, r *route) (b *backend, open bool) {
+	b, open = p.take(now, r)
+	if open != p.open.Load() && b != nil && (open || b.failures.Load() == 0) {
+		p.opens(open)
+	}
+	return b, open
+}
+
+// opens notes, and says, that the pool begins or ceases to fail open. One request
+// that finds out whether a backend works again does not end it.
+func (p *Pool) opens(open bool) {
+	if !p.open.CompareAndSwap(!open, open) {
+		return
+	}
+	if open {
+		p.proxy.problem("all backends are avoided: requests go there all the same", "pool", p.name)
+	} else {
+		p.proxy.problem("not all backends are avoided any more", "pool", p.name)
+	}
+}
+
+func (p *Pool) take(now instant, r *route) (b *backend, open bool) {
 	s := p.set.Load()
 	if s == nil {
 		return nil, false

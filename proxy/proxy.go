@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func New(opts Options) (*Proxy, error) {
 	p.ended, p.end = context.WithCancel(context.Background())
 	p.pools.Store(&map[string]*Pool{})
 	p.slow.init(p)
-	if err := p.SetSplit(Share{DefaultPool, whole}); err != nil {
+	if err := p.SetSplit(Share{DefaultPool, Whole}); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -67,8 +68,10 @@ func New(opts Options) (*Proxy, error) {
 func (p *Proxy) now() instant { return instant(time.Since(p.epoch)) }
 
 // Pool returns the pool of that name, and makes it if there is none. A new pool
-// has no backends, and gets no traffic before it has a share of it.
+// has no backends, and gets no traffic before it has a share of it. "" means
+// DefaultPool.
 func (p *Proxy) Pool(name string) *Pool {
+	name = cmp.Or(name, DefaultPool)
 	if pool := (*p.pools.Load())[name]; pool != nil {
 		return pool
 	}
@@ -382,6 +385,7 @@ type Outcome struct {
 	Err     ErrorKind
 	Latency time.Duration // to the head of the response, or the failure
 	Retry   bool          // it was not the first attempt
+	Mirror  bool          // it was a copy, see SetMirror
 }
 
 // trusted reports whether a peer's forwarding headers are to be believed.

@@ -59,6 +59,7 @@ func (f *frontends) export(_ context.Context, name string) (envelopekit.Frontend
 	}
 	p, err := proxy.Start(l, opts)
 	if err != nil {
+		l.Close()
 		return nil, err
 	}
 	front := &frontend{Frontend: p, name: name, prober: f.prober}
