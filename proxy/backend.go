@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"math"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,15 +23,24 @@ type backend struct {
 	gone    atomic.Bool // gets no new request
 
 	inFlight atomic.Int64 // requests that have not ended
-	busy     atomic.Int64 // those that have not been upgraded
+	streams  atomic.Int64 // those of them that go on for as long as they like
 	waiting  atomic.Int64 // those whose response has not begun
-	answered atomic.Int64 // instant: when it last answered, or began to owe an answer
 	latency  average
+	refusals atomic.Int64 // 502, 503 and 504 in a row
+
+	// Requests that began after its last answer. Two that have none are a sign
+	// that it is stopped; one may be such as takes long, and so may be those that
+	// began before.
+	begun atomic.Int64
+	since atomic.Int64 // instant of the first of them
+	heal  atomic.Int64 // instant from which one request may find out
 
 	failures atomic.Int64 // in a row, of which each began after the one before
 	failed   atomic.Int64 // instant of the last of those
 	garbled  atomic.Int64 // responses in a row that were malformed
 	avoid    atomic.Int64 // instant until which it is avoided, if there are failures
+	probes   atomic.Int64 // requests that find out, and have not ended
+	probe    atomic.Int64 // instant of the last of them, and 1; 0 if it has ended
 
 	counters
 	conns idleConns // of the fast path
@@ -56,11 +66,32 @@ func newBackend(p *Pool, b Backend) *backend {
 // it works again.
 func (b *backend) acquire(now instant) bool {
 	if b.failures.Load() > 0 {
-		if until := b.avoid.Load(); int64(now) < until || !b.avoid.CompareAndSwap(until, int64(now+probeTime)) {
+		until := b.avoid.Load()
+		wait := probeTime << min(b.probes.Load(), maxProbeDoublings)
+		if int64(now) < until || !b.avoid.CompareAndSwap(until, int64(now+wait)) {
+			return false
+		}
+		b.probes.Add(1)
+		b.probe.Store(int64(now) + 1)
+	}
+	if b.silent(now) {
+		// Whoever waits for an answer may have asked for what takes long.
+		heal := b.heal.Load()
+		if int64(now) < heal || !b.heal.CompareAndSwap(heal, int64(now)+(int64(now)-b.since.Load())) {
+			b.probed(now, now)
 			return false
 		}
 	}
 	return b.reserve(now)
+}
+
+// probed notes that a request that began then finds out nothing more. If it is
+// the last one that was to, the next one may.
+func (b *backend) probed(began, now instant) {
+	if p := b.probe.Load(); p == int64(began)+1 && b.probe.CompareAndSwap(p, 0) {
+		b.probes.Store(0)
+		b.avoid.Store(int64(now))
+	}
 }
 
 // reserve is acquire for a backend that nobody avoids, or that is taken for
@@ -71,43 +102,108 @@ func (b *backend) reserve(now instant) bool {
 		b.left()
 		return false
 	}
-	b.busy.Add(1)
-	if b.waiting.Add(1) == 1 {
-		b.answered.Store(int64(now))
+	b.waiting.Add(1)
+	if b.begun.Load() == 0 { // before others can see that there is one
+		b.ask(now)
+	}
+	if b.begun.Add(1) == 1 {
+		b.ask(now)
 	}
 	return true
 }
 
-// unreserve undoes reserve.
-func (b *backend) unreserve() {
+// ask notes that the backend is asked for the first time since it has answered.
+func (b *backend) ask(now instant) {
+	b.since.Store(int64(now))
+	b.heal.Store(int64(now + healTime))
+}
+
+// unreserve undoes reserve, and acquire.
+func (b *backend) unreserve(began instant) {
 	b.waiting.Add(-1)
+	b.probed(began, began)
 	b.release(false)
 }
 
-// answer notes that the response has begun.
-func (b *backend) answer(now instant, took time.Duration) {
-	b.waiting.Add(-1)
-	b.answered.Store(int64(now))
-	b.latency.observe(now, took)
+// answer notes the head of a response to what began then.
+func (b *backend) answer(began, now instant, status int) {
+	took := time.Duration(now - began)
+	switch {
+	case status < 500:
+		b.latency.observe(now, took)
+	case b.latency.known():
+		b.latency.observeLeast(now, took)
+	default: // it is taken for one as fast as others, if that can be said
+		if typical := b.pool.typical(now); typical > 0 {
+			b.latency.observe(now, max(took, typical))
+		}
+	}
 	b.recorder.observe(took)
-	if b.failures.Load() != 0 {
-		b.failures.Store(0)
+	b.heard(began, now)
+	switch status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		if b.refusals.Add(1) >= maxRefusals {
+			b.avoidFor(began, now)
+		}
+	default:
+		b.well()
 	}
 	if b.garbled.Load() != 0 {
 		b.garbled.Store(0)
 	}
 }
 
-// unanswered notes that there was no response.
-func (b *backend) unanswered(kind ErrorKind) {
+// connected notes that a stream has begun. How soon says nothing about how busy
+// the backend is: the kernel connects, and one that is slow may be quick to
+// upgrade.
+func (b *backend) connected(began, now instant) {
+	b.recorder.observe(time.Duration(now - began))
+	b.heard(began, now)
+	if b.refusals.Load() == 0 { // else it must show more than that it accepts
+		b.well()
+	}
+}
+
+// refused notes that the backend has accepted a connection, which began then, and
+// reset it without a word.
+func (b *backend) refused(began, now instant) {
+	b.refusals.Add(1)
+	b.avoidFor(began, now)
+}
+
+func (b *backend) heard(began, now instant) {
 	b.waiting.Add(-1)
+	b.begun.Store(0)
+	b.probed(began, now)
+}
+
+// well notes that a response was good.
+func (b *backend) well() {
+	if b.failures.Load() != 0 {
+		b.failures.Store(0)
+	}
+	if b.refusals.Load() != 0 {
+		b.refusals.Store(0)
+	}
+}
+
+// unanswered notes that there was no response to what began then.
+func (b *backend) unanswered(began, now instant, kind ErrorKind) {
+	b.waiting.Add(-1)
+	b.probed(began, now)
 	b.errors[kind].Add(1)
 }
 
-// fail has the backend avoided, since what began then had no response: for
-// twice as long as the last time, unless that was the same failure, of requests
-// that were in flight together.
+// fail notes that what began then had no response.
 func (b *backend) fail(began, now instant) {
+	b.avoidFor(began, now)
+	b.conns.closeAll() // they lead to what has just failed
+}
+
+// avoidFor has the backend avoided, for what became of a request that began then:
+// for twice as long as the last time, unless that was the same failure, of
+// requests that were in flight together.
+func (b *backend) avoidFor(began, now instant) {
 	last := b.failed.Load()
 	if int64(began) >= last && b.failed.CompareAndSwap(last, int64(now)) {
 		b.failures.Add(1)
@@ -116,7 +212,6 @@ func (b *backend) fail(began, now instant) {
 	}
 	n := max(b.failures.Load(), 1)
 	b.avoid.Store(int64(now + instant(min(avoidTime<<min(n-1, 16), maxAvoidTime))))
-	b.conns.closeAll() // they lead to what has just failed
 }
 
 // garble notes that the response was malformed. Which request it is may be what
@@ -130,13 +225,13 @@ func (b *backend) garble(began, now instant) {
 
 const maxGarbled = 5
 
-// upgraded notes that the request may go on for ever.
-func (b *backend) upgraded() { b.busy.Add(-1) }
+// upgraded notes that the request goes on for as long as it likes.
+func (b *backend) upgraded() { b.streams.Add(1) }
 
 // release ends a request.
 func (b *backend) release(upgraded bool) {
-	if !upgraded {
-		b.busy.Add(-1)
+	if upgraded {
+		b.streams.Add(-1)
 	}
 	b.left()
 }
@@ -181,30 +276,86 @@ func (b *backend) finish() {
 const (
 	avoidTime    = 100 * time.Millisecond
 	maxAvoidTime = 10 * time.Second
-	probeTime    = instant(time.Second) // for one request to find out
+
+	// probeTime is how long one request may take to find out before there is
+	// another, which then has twice as long.
+	probeTime         = instant(5 * time.Second)
+	maxProbeDoublings = 4
+
+	// healTime is how long a backend may be silent before one request finds
+	// out, and the next one when it has been for twice as long.
+	healTime   = instant(5 * time.Second)
+	minSilence = time.Second // less says nothing
+
+	// maxRefusals is how many answers in a row that say that the backend cannot
+	// serve, such as 503, are a failure. One may be about the request; and what
+	// answers without work must not win by being fast.
+	maxRefusals = 5
 )
 
-// avoided reports whether a request should rather go elsewhere.
-func (b *backend) avoided(now instant) bool {
-	return !b.healthy.Load() || b.failures.Load() > 0 && int64(now) < b.avoid.Load()
+// A standing is how good a backend is to a request.
+type standing int
+
+const (
+	sound    standing = iota
+	doubtful          // it has failed, and is to be tried again
+	avoided           // a request should rather go elsewhere
+)
+
+func (b *backend) standing(now instant) standing {
+	failed := b.failures.Load() > 0
+	switch {
+	case !b.healthy.Load(), failed && int64(now) < b.avoid.Load(), b.silent(now) && int64(now) < b.heal.Load():
+		return avoided
+	case failed:
+		return doubtful
+	}
+	return sound
 }
 
-// load is what PeakEWMA compares: about how long a request would take, if a
-// backend of the mean weight works off its requests one after the other.
-func (b *backend) load(now instant, mean float64) float64 {
-	busy := float64(b.busy.Load())
+// avoided reports whether a request should rather go elsewhere.
+func (b *backend) avoided(now instant) bool { return b.standing(now) == avoided }
+
+// silence returns for how long the backend has owed answers: since the first
+// request that began after its last answer, if another one did, too.
+func (b *backend) silence(now instant) time.Duration {
+	if min(b.begun.Load(), b.waiting.Load()) < 2 {
+		return 0
+	}
+	return time.Duration(int64(now) - b.since.Load())
+}
+
+// silent reports whether the backend is taken for stopped.
+func (b *backend) silent(now instant) bool {
+	s := b.silence(now)
+	return s > minSilence && float64(s) > 10*b.latency.at(now)
+}
+
+// busy returns how many requests it works on.
+func (b *backend) busy() float64 { return float64(max(b.inFlight.Load()-b.streams.Load(), 0)) }
+
+// load is what PeakEWMA compares: about how long a request would take, if it is
+// done after as many others.
+func (b *backend) load(now instant, busy float64) float64 {
 	cost := b.latency.at(now)
 	if cost == 0 && busy > 0 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
 	}
-	if b.waiting.Load() > 0 {
-		// It owes an answer, and has been silent for longer than it usually
-		// takes: the less likely it is to come.
-		if silent := float64(int64(now) - b.answered.Load()); silent > cost {
-			cost = silent * (silent / cost)
+	if silence := float64(b.silence(now)); silence > cost && cost > 0 {
+		if b.silent(now) && int64(now) >= b.heal.Load() {
+			return 0 // one request shall find out
 		}
+		// The longer it is silent than it usually takes, the less likely its
+		// answers are to come.
+		cost = silence * (silence / cost)
 	}
-	return cost * (1 + busy*mean/float64(b.weight.Load()))
+	return cost * (1 + busy)
+}
+
+// crowd is what PeakEWMA compares for streams, which are as much work as there
+// are of them: how many there would be, for its weight.
+func (b *backend) crowd() float64 {
+	return float64(1+b.inFlight.Load()) / float64(b.weight.Load())
 }
 
 // An average is a moving average of latencies that follows peaks at once, and
@@ -228,6 +379,14 @@ func (a *average) observe(now instant, took time.Duration) {
 	a.bits.Store(math.Float64bits(sample))
 	a.when.Store(int64(now))
 }
+
+// observeLeast is observe for what may have been fast for want of work: it does
+// not let the average fall.
+func (a *average) observeLeast(now instant, took time.Duration) {
+	a.observe(now, max(took, time.Duration(math.Float64frombits(a.bits.Load()))))
+}
+
+func (a *average) known() bool { return a.bits.Load() != 0 }
 
 // at returns the average, which falls by itself while there are no samples.
 func (a *average) at(now instant) float64 {

@@ -464,11 +464,16 @@ func hear(t testing.TB, br *bufio.Reader) answer {
 // closes requires that the peer closes the connection, and says nothing more.
 func closes(t testing.TB, br *bufio.Reader) {
 	t.Helper()
+	require.Empty(t, toEnd(t, br))
+}
+
+// toEnd requires that the peer closes the connection, and returns what it says
+// before.
+func toEnd(t testing.TB, br *bufio.Reader) string {
+	t.Helper()
 	b, err := io.ReadAll(br)
-	if err != nil {
-		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
-	}
-	require.Empty(t, string(b))
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it does not end")
+	return string(b)
 }
 
 // A crowd is clients that send requests until it is stopped.

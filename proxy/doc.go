@@ -11,15 +11,16 @@
 //
 //	p.Pool("v1").SetBackends(old)
 //	p.Pool("v2").SetBackends(new)
-//	p.SetSplit(proxy.Share{"v2", 500}, proxy.Share{"v1", 9500}) // 5 %
+//	err = p.SetSplit(proxy.Share{Pool: "v2", Weight: 500}, proxy.Share{Pool: "v1", Weight: 9500}) // 5 %
 //
 // A [Frontend], made by [Start], is a proxy with its listener, in the form in
 // which package envelopekit exports listeners.
 //
 // It speaks HTTP/1.1, HTTP/2 over TLS and with prior knowledge, gRPC,
 // WebSockets and other upgrades, server-sent events, trailers and interim
-// responses; see [Options] for limits, retries, stickiness, logs and traces. It
-// is an [http.Handler], too, for a server of your own.
+// responses; see [Options] for limits, retries, stickiness, logs and traces. Trace
+// headers are passed on as they are, and traces continued only if Options.Span is
+// set. It is an [http.Handler], too, for a server of your own.
 //
 // # Guarantees
 //
@@ -33,9 +34,13 @@
 //     response, within a budget. POST and PATCH are never sent twice, and nothing
 //     is whose body, of more than 16 KiB, has been passed on.
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
-//     tried again by one request at a time. One that is silent loses weight by
-//     the millisecond. If all of a pool are avoided it fails open:
-//     [PoolStatus.FailingOpen].
+//     tried again by one request at a time; five responses in a row with 502, 503
+//     or 504 are a failure, too. What is answered with 5xx does not count as fast.
+//     One that owes two answers and gives none loses weight by the millisecond,
+//     and after a second, or ten times what it usually takes, is avoided, whatever
+//     Options.Balance; after 5 s, 10 s, 20 s and so on one request finds out. What
+//     has failed once on its way goes to where nothing fails. If all of a pool are avoided it fails open, and says so:
+//     [PoolStatus.FailingOpen], and when that begins and ends, Options.ErrorLog.
 //   - Bytes. What cannot be read in one way only is refused, and its connection
 //     closed: requests with 400, responses with 502. No response has bytes of
 //     another; one that breaks off does not look whole, but for one that ends
@@ -45,7 +50,8 @@
 //     through buffers, or the kernel's own; nothing is held but requests of up to
 //     16 KiB and the head of a response, and copies for mirrors, 256 at most of
 //     256 KiB each. Every wait has a limit, except that for more of a response
-//     without Content-Length, raw TCP and what is upgraded, and over HTTP/2 that
+//     without Content-Length, raw TCP and what is upgraded, for as long as
+//     neither end has ended it, and over HTTP/2 that
 //     for a body without Content-Length, or for the client to want more of a
 //     response: these end with the client, or with their backend. A client of
 //     HTTP/2 that is gone without a word is found out by pings.
@@ -71,7 +77,10 @@
 //	changes of       a call; nothing        yours to do         API; reloads        reload, or haproxy's  xDS; nothing
 //	backends         reconnects                                                     runtime API           reconnects
 //	CPU a request    like nginx             3 to 4 times that   not measured        the same              not measured
-//	splits           exact, sticky          –                   weights             weights               weights, sticky
+//	splits           exact, sticky          –                   weights             weights; by hash in    weights, sticky
+//	                                                                                nginx, sticky in
+//	                                                                                haproxy (cookies,
+//	                                                                                stick tables)
 //	retries          with a budget          –                   by time             by number             with a budget
 //	slow backends    avoided at once        –                   least connections   least connections     outlier detection
 //	HTTP/3           no                     no                  yes                 yes                   yes

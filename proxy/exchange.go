@@ -21,6 +21,7 @@ type exchange struct {
 	answered bool
 	upgraded bool
 
+	mirrored bool // it is a copy
 	attempts int
 	status   int   // as the client got it
 	received int64 // bytes of the body of the response
@@ -39,23 +40,29 @@ func (x *exchange) try(b *backend, now instant) {
 	b.requests.Add(1)
 	if x.attempts > 1 {
 		b.retries.Add(1)
-	} else {
+	} else if !x.mirrored {
 		x.p.budget.request(now) // a retry gives no right to another
 	}
 }
 
 // answer notes the head of a response.
 func (x *exchange) answer(now instant, status int) {
-	x.connected(now)
 	x.status = status
 	x.b.statuses[status/100].Add(1)
+	if status == http.StatusSwitchingProtocols {
+		x.connected(now)
+		return
+	}
+	x.took, x.answered = time.Duration(now-x.began), true
+	x.b.answer(x.began, now, status)
 }
 
-// connected is answer for what has no status: a connection that is passed on.
+// connected notes that a stream has begun: a connection that is passed on as it
+// is, from now on.
 func (x *exchange) connected(now instant) {
-	x.took = time.Duration(now - x.began)
-	x.answered = true
-	x.b.answer(now, x.took)
+	x.took, x.answered, x.upgraded = time.Duration(now-x.began), true, true
+	x.b.connected(x.began, now)
+	x.b.upgraded()
 }
 
 // finish ends the attempt: the backend has said all.
@@ -68,7 +75,7 @@ func (x *exchange) lose(now instant, kind ErrorKind, err error) {
 		x.b.errors[kind].Add(1)
 	} else {
 		x.took = time.Duration(now - x.began)
-		x.b.unanswered(kind)
+		x.b.unanswered(x.began, now, kind)
 		switch {
 		case kind == Canceled:
 		case kind == Broken && x.kept:
@@ -92,7 +99,7 @@ func (x *exchange) leave(kind ErrorKind) {
 	b.bytesOut.Add(uint64(x.received))
 	b.release(x.upgraded)
 	if report := x.p.opts.Outcome; report != nil {
-		o := Outcome{Pool: b.pool.name, Backend: b.addr, Err: kind, Latency: x.took, Retry: x.attempts > 1}
+		o := Outcome{Pool: b.pool.name, Backend: b.addr, Err: kind, Latency: x.took, Retry: x.attempts > 1, Mirror: x.mirrored}
 		if x.answered {
 			o.Status = x.status
 		}

@@ -8,7 +8,6 @@ import (
 // What tests of behaviour need to see from inside.
 
 const (
-	Whole         = whole
 	BudgetReserve = budgetReserve
 	BucketCount   = buckets
 	MaxMirrors    = maxMirrors
@@ -61,11 +60,11 @@ type Picked struct {
 // Pick reserves a backend, for what has a key if that is not empty. ok is false
 // if there is none.
 func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picked, ok bool) {
-	var not []*backend
+	r := route{key: hashKey(0, key), hashed: key != "" && b.p.opts.Balance == Hash}
 	for _, t := range tried {
-		not = append(not, t.b)
+		r.failed(t.b)
 	}
-	got, open := b.pool.pick(instant(now), hashKey(0, key), key != "", not)
+	got, open := b.pool.pick(instant(now), &r)
 	if got == nil {
 		return Picked{}, false
 	}
@@ -73,21 +72,25 @@ func (b *Balancer) Pick(now time.Duration, key string, tried ...Picked) (_ Picke
 }
 
 // Answer ends a request well.
-func (k Picked) Answer(now, took time.Duration) {
-	k.b.answer(instant(now), took)
+func (k Picked) Answer(now, took time.Duration) { k.AnswerStatus(now, took, 200) }
+
+// AnswerStatus ends a request with a response.
+func (k Picked) AnswerStatus(now, took time.Duration, status int) {
+	k.b.answer(instant(now-took), instant(now), status)
+	k.b.probed(k.at, instant(now)) // if took is another time than its own
 	k.b.release(false)
 }
 
 // Fail ends a request badly.
 func (k Picked) Fail(now time.Duration) {
-	k.b.unanswered(Broken)
+	k.b.unanswered(k.at, instant(now), Broken)
 	k.b.fail(k.at, instant(now))
 	k.b.release(false)
 }
 
 // Cancel ends a request that says nothing about the backend.
 func (k Picked) Cancel(now time.Duration) {
-	k.b.unanswered(Canceled)
+	k.b.unanswered(k.at, instant(now), Canceled)
 	k.b.release(false)
 }
 

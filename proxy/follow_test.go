@@ -58,7 +58,7 @@ func TestWaitingRequestsFollowTheSplit(t *testing.T) {
 	answer := make(chan string, 1)
 	go func() { answer <- answerTo("http://"+f.Addr(), "v2") }()
 	time.Sleep(20 * time.Millisecond) // it waits, or is about to
-	require.NoError(t, p.SetSplit(proxy.Share{Pool: "v1", Weight: 10_000}))
+	require.NoError(t, p.SetSplit(proxy.Share{Pool: "v1", Weight: 10_000}, proxy.Share{Pool: "v2"}))
 	p.Pool("v2").SetBackends([]string{fresh.Listener.Addr().String()})
 	assert.Equal(t, "v2", <-answer)
 }

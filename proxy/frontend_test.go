@@ -77,7 +77,7 @@ func TestFrontendCloseEnds(t *testing.T) {
 		defer cancel()
 		require.ErrorIs(t, f.Close(ctx), context.DeadlineExceeded)
 		receive(t, held)
-		br.Peek(1) // it has ended
+		toEnd(t, br)
 	})
 }
 

@@ -54,9 +54,8 @@ func TestHeaderTimeout(t *testing.T) {
 	for _, head := range []string{"G", "GET / HTTP/1.1\r\nHo", "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n"} {
 		eachOld(t, proxy.Options{HeaderTimeout: brief}, func(t *testing.T, r *rig, c *net.TCPConn, br *bufio.Reader) {
 			say(t, c, "%s", head)
-			b, _ := io.ReadAll(br)
-			if len(b) > 0 {
-				require.Contains(t, string(b), "HTTP/1.1 408")
+			if said := toEnd(t, br); said != "" {
+				require.Contains(t, said, "HTTP/1.1 408")
 			}
 			require.EqualValues(t, 0, r.backend(r.pool(proxy.DefaultPool).Backends[0].Addr).InFlight)
 		})
@@ -134,15 +133,23 @@ func TestIdleTimeout(t *testing.T) {
 // TestNewConnection: one that says nothing ends with HeaderTimeout, but not
 // before, however old the proxy is.
 func TestNewConnection(t *testing.T) {
-	const limit = 3 * time.Second
+	const limit = 2 * time.Second
 	r := newRig(t, proxy.Options{HeaderTimeout: limit}, newOrigin(t, "it", nil).addr)
 	time.Sleep(limit + 100*time.Millisecond)
-	c, br := open(t, r.addr)
-	time.Sleep(1200 * time.Millisecond) // the reaper has looked, twice
-	say(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-	require.Equal(t, 200, hear(t, br).status)
-	c, br = open(t, r.addr)
-	defer c.Close()
+	for tries := 0; ; tries++ {
+		require.Less(t, tries, 5, "this machine is too busy")
+		began := time.Now()
+		c, br := open(t, r.addr)
+		time.Sleep(limit / 2) // the reaper has looked
+		_, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if time.Since(began) > limit {
+			continue // it came too late
+		}
+		require.NoError(t, err)
+		require.Equal(t, 200, hear(t, br).status)
+		break
+	}
+	_, br := open(t, r.addr)
 	closes(t, br)
 }
 
@@ -161,8 +168,7 @@ func TestBodyTimeout(t *testing.T) {
 						if trickles {
 							require.True(t, trickle(c, br), "the connection must end")
 						} else {
-							b, _ := io.ReadAll(br)
-							require.NotContains(t, string(b), "200 OK")
+							require.NotContains(t, toEnd(t, br), "200 OK")
 						}
 						soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
 						require.Zero(t, r.pool(proxy.DefaultPool).Backends[0].Errors[proxy.Broken], "it is not the backend's fault")
@@ -292,7 +298,7 @@ func TestMaxHeaderBytes(t *testing.T) {
 		require.Equal(t, 200, hear(t, br).status, "just as large as it may be")
 		say(t, c, "%s%s\r\n\r\n", head, strings.Repeat("x", limit+16<<10))
 		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, hear(t, br).status)
-		io.Copy(io.Discard, br) // it ends
+		toEnd(t, br)
 	})
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,11 +76,14 @@ func (s *mirrorStats) wait() {
 // besides the one that answers them, bodies included. The answers are dropped.
 // Requests that go to that pool anyway, and those that switch protocols, are not
 // mirrored. A copy that cannot be sent at once, because 256 others are under way,
-// or whose body is larger than 256 KiB, is dropped and counted. A share of 0 ends
-// it.
+// or whose body is larger than 256 KiB, is dropped and counted. Copies are sent
+// once; for the choice within their pool they count as other requests do.
+//
+// There is one mirror at a time: each call replaces the last one. The pool is made
+// if there is none of that name. A share of 0 ends mirroring, whatever the pool.
 func (p *Proxy) SetMirror(pool string, share int) error {
-	if share < 0 || share > whole {
-		return fmt.Errorf("mirror to pool %s: the share is %d: it must be between 0 and %d", pool, share, whole)
+	if share < 0 || share > Whole {
+		return fmt.Errorf("mirror to pool %s: the share is %d: it must be between 0 and %d", pool, share, Whole)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,7 +91,7 @@ func (p *Proxy) SetMirror(pool string, share int) error {
 		p.mirror.Store(nil)
 		return nil
 	}
-	p.mirror.Store(&mirror{proxy: p, pool: p.poolLocked(pool), share: uint64(share)})
+	p.mirror.Store(&mirror{proxy: p, pool: p.poolLocked(cmp.Or(pool, DefaultPool)), share: uint64(share)})
 	return nil
 }
 
@@ -98,7 +102,7 @@ func (p *Proxy) mirrored(to *Pool) *mirror {
 	if m == nil || m.pool == to {
 		return nil
 	}
-	if n := m.turn.Add(1); n*m.share%whole >= m.share {
+	if n := m.turn.Add(1); n*m.share%Whole >= m.share {
 		return nil
 	}
 	return m
@@ -189,14 +193,14 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 		return err
 	}
 	now := m.proxy.now()
-	b, open := m.pool.pick(now, 0, false, nil)
+	x := exchange{p: m.proxy, start: now, mirrored: true, route: route{pool: m.pool}}
+	b, open := m.pool.pick(now, &x.route)
 	if b == nil {
 		return errNoBackend
 	}
 	if open {
 		b.open.Add(1)
 	}
-	x := exchange{p: m.proxy, start: now, route: route{pool: m.pool}}
 	x.try(b, now)
 	ctx, cancel := context.WithTimeout(b.ctx, mirrorTime)
 	defer cancel()

@@ -397,3 +397,25 @@ func TestMirrorPlaces(t *testing.T) {
 	soon(t, func() bool { return r.Status().Mirrored == proxy.MaxMirrors })
 	require.EqualValues(t, more, r.Status().MirrorDrops)
 }
+
+// TestMirrorTold: a copy is told apart from what was asked, and the status says
+// where copies go.
+func TestMirrorTold(t *testing.T) {
+	outcomes := make(chan proxy.Outcome, 2)
+	own, copied := newShadow(t), newShadow(t)
+	r := newRig(t, proxy.Options{Outcome: func(o proxy.Outcome) { outcomes <- o }}, own.addr)
+	require.Zero(t, r.Status().Mirror)
+	r.Pool("shadow").SetBackends([]string{copied.addr})
+	require.NoError(t, r.SetMirror("shadow", proxy.Whole))
+	require.Equal(t, proxy.Share{Pool: "shadow", Weight: proxy.Whole}, r.Status().Mirror)
+	_, err := fetch(fastWay.client(t), "GET", r.url("/"), "")
+	require.NoError(t, err)
+	for range 2 {
+		o := receive(t, outcomes)
+		require.Equal(t, o.Pool == "shadow", o.Mirror, "%+v", o)
+	}
+	require.NoError(t, r.SetMirror("another", 0), "it ends, whatever the pool")
+	require.Zero(t, r.Status().Mirror)
+	require.NoError(t, r.SetMirror("", 1))
+	require.Equal(t, proxy.DefaultPool, r.Status().Mirror.Pool)
+}

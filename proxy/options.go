@@ -21,12 +21,14 @@ type Options struct {
 	HashBy Key
 
 	// Sticky is what keeps a client in one pool while traffic is split, see
-	// [Proxy.SetSplit]. Zero means that each request is decided by itself.
+	// [Proxy.SetSplit]. A request that does not have it is decided by itself;
+	// zero means that each is.
 	Sticky Key
 
 	// Override names the header or the cookie through which a request says
 	// the name of the pool that it wants, whatever the split. An unknown name
-	// is ignored. Anybody can set it, so it is no protection. Zero means that
+	// is ignored, and so is that of a pool that has no backends and is not in
+	// the split, not even with share 0. Anybody can set it, so it is no protection. Zero means that
 	// there is no such way.
 	Override Key
 
@@ -34,7 +36,9 @@ type Options struct {
 	BackendProtocol Protocol
 
 	// HoldTimeout is how long a request waits for a backend while there is
-	// none. Zero means 2 s; negative means not at all.
+	// none. From when a backend could not be reached, further ones are tried for
+	// as long, or for DialTimeout if that is more; the last one may then take its
+	// DialTimeout. Zero means 2 s; negative means not at all.
 	HoldTimeout time.Duration
 
 	// DialTimeout is how long it may take to connect to a backend. Zero means
@@ -78,7 +82,9 @@ type Options struct {
 	BackendIdleTimeout time.Duration
 
 	// DrainTimeout is how long requests may go on whose backend has been
-	// removed, or whose proxy is to stop. Zero means 30 s.
+	// removed, or whose proxy is to stop. When one end of an upgraded
+	// connection, or of one of ServeTCP, has ended, it is for how long the other
+	// may be silent. Zero means 30 s.
 	DrainTimeout time.Duration
 
 	// MaxHeaderBytes is the largest head of a request. Zero means 64 KiB.
@@ -122,7 +128,8 @@ type Options struct {
 	Outcome func(Outcome)
 
 	// ErrorLog is told, as warnings, why requests failed by the proxy's or a
-	// backend's doing or were refused, and, as information, what failed but may
+	// backend's doing or were refused, and when a pool begins or ceases to fail
+	// open, and, as information, what failed but may
 	// be tried elsewhere; at most ten times a second of each; the rest is
 	// counted. Nil means nobody.
 	ErrorLog *slog.Logger
@@ -152,8 +159,12 @@ type Balance int
 const (
 	// PeakEWMA is the better of two backends chosen at random, by their
 	// requests in flight and their latency, which is a moving average that
-	// rises at once and falls slowly; a backend that has not answered for a
-	// while counts as that slow. After Finagle's balancer of that name.
+	// rises at once and falls slowly; a backend that owes two or more answers,
+	// and has given none since, counts as that slow. After Finagle's balancer of that name.
+	// Connections of ServeTCP and requests to upgrade, which may go on for any
+	// time, go to the one of two that has fewer requests in flight for its
+	// weight, upgraded ones and connections included: how soon these begin
+	// says nothing about a backend.
 	PeakEWMA Balance = iota
 
 	// RoundRobin takes turns, as often as weights say.

@@ -2,6 +2,9 @@ package proxy_test
 
 import (
 	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -120,19 +123,59 @@ func TestPeakEWMASilent(t *testing.T) {
 	assert.LessOrEqual(t, counts["b0:1"], 10)
 }
 
-// TestPeakEWMAWeights: among backends that are equally fast, and as busy as they
-// are strong, shares follow weights.
+// TestPeakEWMAWeights: among backends that are equally fast, shares follow weights,
+// be there few requests at once or many.
 func TestPeakEWMAWeights(t *testing.T) {
-	for _, test := range []struct {
-		name     string
-		interval time.Duration
-	}{{"idle", 10 * time.Millisecond}, {"busy", 200 * time.Microsecond}} {
-		t.Run(test.name, func(t *testing.T) {
-			b := newBalancer(t, proxy.Options{}, proxy.Backend{Addr: "a:1", Weight: 1}, proxy.Backend{Addr: "b:1", Weight: 3})
-			counts := simulate(b, 0, 20_000, test.interval, func(string) time.Duration { return 5 * time.Millisecond })
-			assert.InDelta(t, 0.25, float64(counts["a:1"])/20_000, 0.1, "%v", counts)
-		})
+	for _, weight := range []int{3, 9, 99} {
+		for _, clients := range []int{1, 2, 4, 16, 64, 200} {
+			b := newBalancer(t, proxy.Options{}, proxy.Backend{Addr: "a:1", Weight: 1}, proxy.Backend{Addr: "b:1", Weight: weight})
+			counts := closedLoop(b, clients, 100_000)
+			share, want := float64(counts["a:1"])/100_000, 1/float64(1+weight)
+			assert.InDelta(t, 0, math.Log(share/want), math.Log(1.5), "%d clients: %.4f instead of %.4f", clients, share, want)
+		}
 	}
+}
+
+// TestPeakEWMAWeightsMany: nor do several backends of two weights differ.
+func TestPeakEWMAWeightsMany(t *testing.T) {
+	for _, clients := range []int{1, 8, 64} {
+		var backends []proxy.Backend
+		for i, w := range []int{1, 10, 1, 10, 10} {
+			backends = append(backends, proxy.Backend{Addr: fmt.Sprintf("b%d:1", i), Weight: w})
+		}
+		counts := closedLoop(newBalancer(t, proxy.Options{}, backends...), clients, 100_000)
+		for _, b := range backends {
+			share, want := float64(counts[b.Addr])/100_000, float64(b.Weight)/32
+			assert.InDelta(t, 0, math.Log(share/want), math.Log(1.5), "%d clients, %s: %.4f instead of %.4f", clients, b.Addr, share, want)
+		}
+	}
+}
+
+// closedLoop has clients send n requests in all, each as soon as its last one is
+// answered, which takes 4 to 6 ms. It returns how many each backend got.
+func closedLoop(b *proxy.Balancer, clients, n int) map[string]int {
+	random := rand.New(rand.NewPCG(1, 2))
+	counts := map[string]int{}
+	open := make([]arrival, clients)
+	for i := range open {
+		open[i].at = time.Duration(random.IntN(5000)) * time.Microsecond
+	}
+	for range n {
+		next := &open[0]
+		for i := range open {
+			if open[i].at < next.at {
+				next = &open[i]
+			}
+		}
+		if next.k.Addr != "" {
+			next.k.Answer(next.at, next.took)
+		}
+		k, _ := b.Pick(next.at, "")
+		counts[k.Addr]++
+		took := 4*time.Millisecond + time.Duration(random.IntN(2000))*time.Microsecond
+		*next = arrival{next.at + took, took, k}
+	}
+	return counts
 }
 
 // TestPeakEWMAWeightsSlow: a large weight does not lead requests to a slow
@@ -349,6 +392,197 @@ func TestAvoid(t *testing.T) {
 			k.Answer(now, time.Millisecond)
 		}
 		require.Greater(t, counts["b0:1"], 10, "it is back: %v", counts)
+	}
+}
+
+// TestFastErrors: to answer with errors at once attracts nothing.
+func TestFastErrors(t *testing.T) {
+	for _, fresh := range []bool{false, true} {
+		for _, status := range []int{500, 503} {
+			b := newBalancer(t, proxy.Options{}, addrs(2)...)
+			now := time.Duration(0)
+			failing, all := 0, 0
+			for range 20_000 {
+				now += 10 * time.Millisecond
+				k, ok := b.Pick(now, "")
+				require.True(t, ok)
+				if k.Addr != "b0:1" || !fresh && now < 2*time.Second {
+					k.Answer(now+5*time.Millisecond, 5*time.Millisecond)
+					continue
+				}
+				k.AnswerStatus(now+100*time.Microsecond, 100*time.Microsecond, status)
+				if failing++; k.Open {
+					all++
+				}
+			}
+			require.Zero(t, all)
+			switch status {
+			case 500:
+				require.LessOrEqual(t, failing, 20_000*6/10, "fresh: %v", fresh)
+			case 503:
+				require.LessOrEqual(t, failing, 100, "it is avoided; fresh: %v", fresh)
+				require.Greater(t, failing, 10, "and tried again")
+			}
+		}
+	}
+}
+
+// TestRefusals: five answers in a row that say that a backend cannot serve are a
+// failure, fewer are not, and any other one ends the row.
+func TestRefusals(t *testing.T) {
+	b := newBalancer(t, proxy.Options{Balance: proxy.RoundRobin}, addrs(1)...)
+	answers := func(now time.Duration, statuses ...int) (avoided bool) {
+		for _, s := range statuses {
+			k, ok := b.Pick(now, "")
+			require.True(t, ok)
+			k.AnswerStatus(now, 0, s)
+		}
+		k, ok := b.Pick(now, "")
+		require.True(t, ok)
+		k.Cancel(now)
+		return k.Open
+	}
+	require.False(t, answers(0, 503, 503, 503, 503))
+	require.False(t, answers(0, 500, 503, 502, 504, 503))
+	require.True(t, answers(0, 502))
+	require.True(t, answers(99*time.Millisecond))
+	require.False(t, answers(101*time.Millisecond), "100 ms have passed")
+	require.True(t, answers(201*time.Millisecond, 503))
+	require.True(t, answers(400*time.Millisecond), "for twice as long")
+	require.False(t, answers(402*time.Millisecond, 200))
+	require.False(t, answers(402*time.Millisecond, 503, 503, 503, 503))
+}
+
+// traffic is requests of a millisecond, one each, from then until then; those to
+// the backends that are stopped are not answered. It returns how many each got,
+// and those that are left.
+func traffic(t *testing.T, b *proxy.Balancer, from, to time.Duration, stopped ...string) (counts map[string]int, left []proxy.Picked) {
+	counts = map[string]int{}
+	n := 0
+	for now := from; now < to; now += time.Millisecond {
+		k, ok := b.Pick(now, fmt.Sprint(n%100))
+		require.True(t, ok)
+		require.False(t, k.Open)
+		n++
+		counts[k.Addr]++
+		if slices.Contains(stopped, k.Addr) {
+			left = append(left, k)
+		} else {
+			k.Answer(now, time.Millisecond)
+		}
+	}
+	return counts, left
+}
+
+// TestLongPoll: one request that takes long says nothing about its backend but
+// that it is one more in flight, nor do several that began before others were
+// answered.
+func TestLongPoll(t *testing.T) {
+	b := newBalancer(t, proxy.Options{}, addrs(2)...)
+	took := func(string) time.Duration { return 6 * time.Millisecond } // with 1 ms between: 3 in flight at each
+	now := 10 * time.Second
+	simulate(b, 0, 10_000, time.Millisecond, took)
+	poll, _ := b.Pick(now, "")
+	for range 3 {
+		counts := simulate(b, now, 20_000, time.Millisecond, took)
+		now += 20 * time.Second
+		require.Greater(t, counts[poll.Addr], 20_000/4, "%v", counts)
+	}
+
+	for _, opts := range balances[1:] {
+		b := newBalancer(t, opts, addrs(2)...)
+		now := time.Duration(0)
+		for range 3 {
+			for i, polled := 0, false; !polled; i++ {
+				k, _ := b.Pick(now, fmt.Sprint(i))
+				if polled = k.Addr == "b0:1"; !polled {
+					k.Answer(now, time.Millisecond)
+				}
+			}
+			counts, _ := traffic(t, b, now, now+time.Second)
+			now += time.Second
+			require.Greater(t, counts["b0:1"], 300, "balance %d: %v", opts.Balance, counts)
+		}
+	}
+}
+
+// TestSilent: a backend that is stopped gets next to nothing, and is found again
+// when it goes on.
+func TestSilent(t *testing.T) {
+	for _, opts := range balances {
+		b := newBalancer(t, opts, addrs(2)...)
+		traffic(t, b, 0, time.Second)
+		early, left := traffic(t, b, time.Second, 2200*time.Millisecond, "b0:1")
+		if opts.Balance == proxy.PeakEWMA {
+			require.LessOrEqual(t, early["b0:1"], 3)
+		}
+		late, more := traffic(t, b, 2200*time.Millisecond, 65*time.Second, "b0:1")
+		require.LessOrEqual(t, late["b0:1"], 5, "balance %d: after 5, 10, 20 and 40 s", opts.Balance)
+		require.GreaterOrEqual(t, late["b0:1"], 3)
+		for _, k := range append(left, more...) {
+			k.Answer(65*time.Second, time.Minute)
+		}
+		traffic(t, b, 65*time.Second, 135*time.Second) // a minute is remembered for a while
+		again, _ := traffic(t, b, 135*time.Second, 145*time.Second)
+		require.Greater(t, again["b0:1"], 1000, "balance %d: %v", opts.Balance, again)
+	}
+}
+
+// TestProbes: an avoided backend that does not answer those that are to find out
+// whether it works again gets few of them.
+func TestProbes(t *testing.T) {
+	for _, opts := range balances {
+		b := newBalancer(t, opts, addrs(2)...)
+		traffic(t, b, 0, time.Second)
+		for failed := false; !failed; {
+			for i := range 100 {
+				k, _ := b.Pick(time.Second, fmt.Sprint(i))
+				if failed = k.Addr == "b0:1"; failed {
+					k.Fail(time.Second)
+					break
+				}
+				k.Answer(time.Second, time.Millisecond)
+			}
+		}
+		counts, _ := traffic(t, b, time.Second, 61*time.Second, "b0:1")
+		require.LessOrEqual(t, counts["b0:1"], 5, "balance %d", opts.Balance)
+		require.GreaterOrEqual(t, counts["b0:1"], 3, "balance %d", opts.Balance)
+	}
+}
+
+// TestAvoidOnce: a request finds out about one backend that has failed before at
+// most, if there is a better one.
+func TestAvoidOnce(t *testing.T) {
+	for _, opts := range balances {
+		b := newBalancer(t, opts, addrs(6)...)
+		for failed := map[string]bool{}; len(failed) < 5; {
+			k, ok := b.Pick(0, fmt.Sprint(len(failed)))
+			require.True(t, ok)
+			if failed[k.Addr] = k.Addr != "b5:1"; failed[k.Addr] {
+				k.Fail(0)
+			} else {
+				delete(failed, k.Addr)
+				b.Pool().SetHealthy("b5:1", false) // so that it is not chosen always
+			}
+		}
+		b.Pool().SetHealthy("b5:1", true)
+		probed := false
+		for i := range 50 {
+			now := time.Minute + time.Duration(i)*time.Second
+			k, ok := b.Pick(now, fmt.Sprint(i))
+			require.True(t, ok)
+			if k.Addr == "b5:1" {
+				k.Answer(now, time.Millisecond)
+				continue
+			}
+			probed = true
+			k.Fail(now)
+			next, ok := b.Pick(now, fmt.Sprint(i), k)
+			require.True(t, ok)
+			require.Equal(t, "b5:1", next.Addr)
+			next.Answer(now, time.Millisecond)
+		}
+		require.True(t, probed)
 	}
 }
 

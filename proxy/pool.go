@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Backend is a server that requests can go to.
@@ -16,7 +19,8 @@ type Backend struct {
 	Addr string // host:port; or unix:PATH
 
 	// Weight is its share of the traffic, relative to that of the others of
-	// its pool. Zero means 1. To take a backend out of the traffic, drain it.
+	// its pool. Zero means 1, and to Add one that is there, the weight that it
+	// has. To take a backend out of the traffic, drain it.
 	Weight int
 }
 
@@ -40,6 +44,9 @@ func (b Backend) check() error {
 	if host == "" || port == "" || strings.ContainsAny(b.Addr, " \r\n\t/") {
 		return fmt.Errorf("backend %q must be host:port", b.Addr)
 	}
+	if n, err := strconv.Atoi(port); err == nil && (n < 0 || n > math.MaxUint16) {
+		return fmt.Errorf("backend %q has port %s: it must be at most %d", b.Addr, port, math.MaxUint16)
+	}
 	return nil
 }
 
@@ -52,6 +59,7 @@ type Pool struct {
 
 	set  atomic.Pointer[backendSet]
 	turn atomic.Uint64 // round robin
+	open atomic.Bool   // all backends were avoided at the last pick
 
 	mu       sync.Mutex // guards the following
 	closed   bool
@@ -127,19 +135,21 @@ func (b Backend) withDefaults() Backend {
 	return b
 }
 
-// Add adds a backend, or changes the weight of one that is there.
+// Add adds a backend, or changes the weight of one that is there, unless b.Weight
+// is zero.
 func (p *Pool) Add(b Backend) error {
 	if err := b.check(); err != nil {
 		return fmt.Errorf("add a backend to pool %s: %w", p.name, err)
 	}
-	b = b.withDefaults()
 	return p.change(func(old []*backend) []*backend {
 		i, ok := find(old, b.Addr)
-		if ok {
-			old[i].weight.Store(int64(b.Weight))
-			return old
+		if !ok {
+			return slices.Insert(slices.Clone(old), i, newBackend(p, b.withDefaults()))
 		}
-		return slices.Insert(slices.Clone(old), i, newBackend(p, b))
+		if b.Weight != 0 {
+			old[i].weight.Store(int64(b.Weight))
+		}
+		return old
 	}, false)
 }
 
@@ -163,8 +173,10 @@ func (p *Pool) Drain(ctx context.Context, address string) error {
 	return p.Drained(ctx, address)
 }
 
-// Drained waits until nothing is in flight to the backend of that address, which
-// has been removed before, or until ctx ends, whose error it then returns.
+// Drained waits until nothing is in flight to a backend of that address that has
+// been removed, or until ctx ends, whose error it then returns. It does not look at
+// one that is there: if none has been removed, or it has been forgotten since, there
+// is nothing to wait for. So Remove or SetBackends comes before.
 func (p *Pool) Drained(ctx context.Context, address string) error {
 	for {
 		p.mu.Lock()
@@ -260,6 +272,29 @@ func (p *Pool) change(f func([]*backend) []*backend, closing bool) error {
 	}
 	p.proxy.changed.announce()
 	return nil
+}
+
+// some reports whether the pool has backends.
+func (p *Pool) some() bool {
+	s := p.set.Load()
+	return s != nil && len(s.all) > 0
+}
+
+// typical returns the mean of the latencies of the backends of which one is
+// known; 0 if there are none.
+func (p *Pool) typical(now instant) time.Duration {
+	s := p.set.Load()
+	if s == nil {
+		return 0
+	}
+	sum, n := 0.0, 0
+	for _, b := range s.all {
+		if b.latency.known() {
+			sum += b.latency.at(now)
+			n++
+		}
+	}
+	return time.Duration(sum / float64(max(n, 1)))
 }
 
 // forget is called by a backend that has no requests any more.

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ func TestPoolErrors(t *testing.T) {
 		"host:":        "must be host:port",
 		"unix:":        "has no path",
 		"a b:80":       "must be host:port",
+		"host:65536":   "must be at most 65535",
+		"host:-1":      "must be at most 65535",
 		"http://a:80":  "must be host:port",
 		"host:80/path": "must be host:port",
 		"a\r\nb:80":    "must be host:port",
@@ -435,7 +438,7 @@ func TestPoolScript(t *testing.T) {
 				switch b := some(); rnd.IntN(7) {
 				case 0, 1:
 					require.NoError(t, pool.Add(b))
-					model[b.Addr] = max(b.Weight, 1)
+					model[b.Addr] = cmp.Or(b.Weight, model[b.Addr], 1)
 				case 2:
 					_, there := model[b.Addr]
 					require.Equal(t, there, pool.Remove(b.Addr))
@@ -527,4 +530,33 @@ func TestCloseEndsClosing(t *testing.T) {
 		require.Contains(t, []int{http.StatusBadGateway, http.StatusServiceUnavailable}, a.status)
 		require.NoError(t, receive(t, closed))
 	})
+}
+
+// TestPoolAfterClose: a proxy that has been closed gets no backends any more.
+func TestPoolAfterClose(t *testing.T) {
+	p, err := proxy.New(proxy.Options{})
+	require.NoError(t, err)
+	p.Pool("old").SetBackends([]string{"127.0.0.1:1"})
+	p.Close()
+	p.SetBackends([]string{"127.0.0.1:1"})
+	for _, name := range []string{proxy.DefaultPool, "old", "new"} {
+		require.ErrorIs(t, p.Pool(name).Add(proxy.Backend{Addr: "127.0.0.1:1"}), proxy.ErrPoolClosed)
+	}
+	for _, pool := range p.Status().Pools {
+		require.Empty(t, pool.Backends)
+	}
+	p.Close()
+}
+
+// TestAddKeepsWeight: to add a backend that is there changes its weight only if it
+// says one.
+func TestAddKeepsWeight(t *testing.T) {
+	r := newRig(t, proxy.Options{})
+	pool := r.Pool("")
+	require.Same(t, r.Pool(proxy.DefaultPool), pool)
+	for _, weights := range [][2]int{{0, 1}, {5, 5}, {0, 5}, {1, 1}} {
+		require.NoError(t, pool.Add(proxy.Backend{Addr: "a:1", Weight: weights[0]}))
+		require.Equal(t, weights[1], r.backend("a:1").Weight)
+	}
+	require.Zero(t, pool.Status().Latency.Quantile(0.5))
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func New(opts Options) (*Proxy, error) {
 	p.ended, p.end = context.WithCancel(context.Background())
 	p.pools.Store(&map[string]*Pool{})
 	p.slow.init(p)
-	if err := p.SetSplit(Share{DefaultPool, whole}); err != nil {
+	if err := p.SetSplit(Share{DefaultPool, Whole}); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -67,8 +68,10 @@ func New(opts Options) (*Proxy, error) {
 func (p *Proxy) now() instant { return instant(time.Since(p.epoch)) }
 
 // Pool returns the pool of that name, and makes it if there is none. A new pool
-// has no backends, and gets no traffic before it has a share of it.
+// has no backends, and gets no traffic before it has a share of it. "" means
+// DefaultPool.
 func (p *Proxy) Pool(name string) *Pool {
+	name = cmp.Or(name, DefaultPool)
 	if pool := (*p.pools.Load())[name]; pool != nil {
 		return pool
 	}
@@ -82,7 +85,7 @@ func (p *Proxy) poolLocked(name string) *Pool {
 	if pool := old[name]; pool != nil {
 		return pool
 	}
-	pool := &Pool{name: name, proxy: p}
+	pool := &Pool{name: name, proxy: p, closed: p.ended.Err() != nil}
 	next := maps.Clone(old)
 	next[name] = pool
 	p.pools.Store(&next)
@@ -107,6 +110,7 @@ func (p *Proxy) dropPool(pool *Pool) {
 	if m := p.mirror.Load(); m != nil && m.pool == pool {
 		p.mirror.Store(&mirror{proxy: p, pool: p.poolLocked(pool.name), share: m.share})
 	}
+	p.changed.announce()
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
 	if len(pool.draining) > 0 {
@@ -172,12 +176,15 @@ func (p *Proxy) sticky() Key {
 	return p.opts.Sticky
 }
 
-// Close removes all backends, ends what is in flight, at once, and waits for
+// Close closes all pools, and those that are yet to be made; it ends what is in flight, at once, and waits for
 // mirrored requests. Calls of Serve end by their contexts, and do not wait for
 // requests any more then; requests that come meanwhile are answered with 503.
 func (p *Proxy) Close() {
 	p.end()
-	for _, pool := range *p.pools.Load() {
+	p.mu.Lock()
+	pools := *p.pools.Load() // those that are made from now on are closed
+	p.mu.Unlock()
+	for _, pool := range pools {
 		_ = pool.Close(p.ended) // its error is that it did not wait
 	}
 	p.mu.Lock()
@@ -201,15 +208,18 @@ var errNoBackend = errors.New("no backend")
 // A route is the way of one request to its backend.
 type route struct {
 	pool   *Pool
-	split  *split // that chose the pool; nil if something else did
+	wanted string // the name of the pool that it asks for; "" if it does not
+	split  *split // that chose the pool; nil if it is the wanted one
 	client uint64 // the hash of the sticky key
 	sticky bool   // there is one
 	key    uint64 // for Hash
 	hashed bool
+	stream bool // it may go on for ever: a connection of TCP, or what is to be upgraded
 	tried  []*backend
 	spare  *backend // of tried: but it is better than one that is avoided
 	sent   int      // attempts that a backend may have seen
-	held   instant  // until when it may wait for a backend; 0 if it did not wait yet
+	held   instant  // until when it may wait for a backend; 0 if it has not failed yet to get one
+	last   instant  // until when it may be tried on others; 0 if it has not failed yet
 	limit  instant  // of the request as a whole; 0 if there is none
 
 	left *atomic.Bool // the client is gone; nil if the context tells
@@ -218,16 +228,27 @@ type route struct {
 // choose chooses the pool of a request that has a sticky key, if not nil, and
 // asks for the pool of a name, if not nil.
 func (p *Proxy) choose(r *route, key, override []byte) {
-	if override != nil {
-		if pool := (*p.pools.Load())[string(override)]; pool != nil {
-			r.pool = pool
-			return
-		}
-	}
 	if r.sticky = key != nil; r.sticky {
 		r.client = hashKey(0, key)
 	}
-	p.chooseBy(r, p.split.Load())
+	s := p.split.Load()
+	if override != nil {
+		r.wanted = string(override)
+		if r.pool = p.wanted(r.wanted, s); r.pool != nil {
+			return
+		}
+	}
+	p.chooseBy(r, s)
+}
+
+// wanted returns the pool of a name that a request asks for, unless there is none,
+// or it has no backends and is not to have any.
+func (p *Proxy) wanted(name string, s *split) *Pool {
+	pool := (*p.pools.Load())[name]
+	if pool == nil || !pool.some() && !slices.Contains(s.pools, pool) {
+		return nil
+	}
+	return pool
 }
 
 func (p *Proxy) chooseBy(r *route, s *split) {
@@ -240,9 +261,24 @@ func (p *Proxy) chooseBy(r *route, s *split) {
 }
 
 // follow chooses anew for a request that has no backend yet, or not any more, if
-// its pool has lost its share meanwhile.
+// its pool has lost its share meanwhile, or it asks for a pool that has gone or
+// come.
 func (p *Proxy) follow(r *route) {
-	if s := p.split.Load(); r.split != nil && r.split != s && !s.has(r.pool) {
+	s := p.split.Load()
+	if r.wanted != "" {
+		switch pool := p.wanted(r.wanted, s); {
+		case pool == r.pool:
+			return
+		case pool != nil:
+			r.pool, r.split, r.tried = pool, nil, r.tried[:0]
+			return
+		case r.split == nil:
+			p.chooseBy(r, s)
+			r.tried = r.tried[:0]
+			return
+		}
+	}
+	if r.split != s && !s.has(r.pool) {
 		p.chooseBy(r, s)
 		r.tried = r.tried[:0]
 	}
@@ -253,29 +289,36 @@ func (p *Proxy) follow(r *route) {
 // errNoBackend, errClientGone or that of ctx.
 func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, instant, error) {
 	var change <-chan struct{}
+	if len(r.tried) > 0 && r.last == 0 {
+		p.hold(r, now)
+		r.last = max(r.held, now+instant(p.opts.DialTimeout))
+	}
 	for {
+		if r.last != 0 && now >= r.last {
+			p.noPick.Add(1)
+			return nil, now, errNoBackend
+		}
 		p.follow(r)
-		b, open := r.pool.pick(now, r.key, r.hashed, r.tried)
+		b, open := r.pool.pick(now, r)
 		if r.spare != nil && (b == nil || open) {
 			if b != nil {
-				b.unreserve()
+				b.unreserve(now)
 			}
 			r.tried = slices.DeleteFunc(r.tried, func(b *backend) bool { return b == r.spare })
 			r.spare = nil
 			continue
 		}
 		if b != nil {
+			if s := p.split.Load(); r.split != nil && r.split != s && !s.has(r.pool) {
+				b.unreserve(now) // SetSplit may have returned before it was reserved
+				continue
+			}
 			if open {
 				b.open.Add(1)
 			}
 			return b, now, nil
 		}
-		if r.held == 0 {
-			r.held = now + instant(max(p.opts.HoldTimeout, 1))
-			if r.limit != 0 {
-				r.held = min(r.held, r.limit)
-			}
-		}
+		p.hold(r, now)
 		if now >= r.held {
 			p.noPick.Add(1)
 			return nil, now, errNoBackend
@@ -284,8 +327,11 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 			change = p.changed.wait()
 			continue
 		}
-		// What was tried has another chance when it is no longer avoided.
-		again := time.NewTimer(min(avoidTime, time.Duration(r.held-now)))
+		wait := time.Duration(r.held - now)
+		if len(r.tried) > 0 { // it has another chance when it is no longer avoided
+			wait = min(wait, avoidTime)
+		}
+		again := time.NewTimer(wait)
 		select {
 		case <-change:
 		case <-again.C:
@@ -305,6 +351,17 @@ func (p *Proxy) next(ctx context.Context, r *route, now instant) (*backend, inst
 	}
 }
 
+// hold begins the time for which the request may wait for a backend, if that has
+// not begun.
+func (p *Proxy) hold(r *route, now instant) {
+	if r.held == 0 {
+		r.held = now + instant(max(p.opts.HoldTimeout, 1))
+		if r.limit != 0 {
+			r.held = min(r.held, r.limit)
+		}
+	}
+}
+
 // mayRetry reports whether a request that failed is to be tried elsewhere: it
 // was not sent, or sending it twice does no harm.
 func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
@@ -313,6 +370,7 @@ func (p *Proxy) mayRetry(r *route, b *backend, sent, idempotent bool) bool {
 		return true // next bounds them by time
 	}
 	r.sent++
+	r.held, r.last = 0, 0 // attempts that are sent are bounded by their number
 	return idempotent && r.sent < p.opts.MaxAttempts && p.budget.retry(p.now())
 }
 
@@ -327,6 +385,7 @@ type Outcome struct {
 	Err     ErrorKind
 	Latency time.Duration // to the head of the response, or the failure
 	Retry   bool          // it was not the first attempt
+	Mirror  bool          // it was a copy, see SetMirror
 }
 
 // trusted reports whether a peer's forwarding headers are to be believed.

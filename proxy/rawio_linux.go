@@ -77,19 +77,29 @@ func moved(raw syscall.RawConn) (n uint64) {
 
 // hungUpFD reports whether the peer has closed the connection, whatever it sent
 // before.
-func hungUpFD(fd uintptr) bool {
-	const (
-		pollErr   = 0x8
-		pollHup   = 0x10
-		pollRDHup = 0x2000
-	)
+func hungUpFD(fd uintptr) bool { return pollFD(fd)&(pollErr|pollHup|pollRDHup) != 0 }
+
+// resetFD reports whether the connection has ended both ways.
+func resetFD(fd uintptr) bool { return pollFD(fd)&(pollErr|pollHup) != 0 }
+
+const (
+	pollErr   = 0x8
+	pollHup   = 0x10
+	pollRDHup = 0x2000
+)
+
+// pollFD returns what is the matter with a connection.
+func pollFD(fd uintptr) int16 {
 	p := struct {
 		fd              int32
 		events, happens int16
 	}{fd: int32(fd), events: pollRDHup}
 	var now syscall.Timespec
 	n, _, _ := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
-	return n == 1 && p.happens&(pollErr|pollHup|pollRDHup) != 0
+	if n != 1 {
+		return 0
+	}
+	return p.happens
 }
 
 // canSplice reports whether the kernel can pass bytes from one connection to

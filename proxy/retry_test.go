@@ -367,6 +367,27 @@ func TestHoldEnds(t *testing.T) {
 	})
 }
 
+// TestHoldClosed: what waits for a pool that is closed gets its successor's
+// backends, and 503 once the proxy is closed.
+func TestHoldClosed(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		good := newOrigin(t, "good", nil)
+		r := newRig(t, proxy.Options{HoldTimeout: time.Hour})
+		c := w.client(t)
+		held := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "") })
+		time.Sleep(20 * time.Millisecond)
+		require.NoError(t, r.Pool(proxy.DefaultPool).Close(t.Context()))
+		r.SetBackends([]string{good.addr})
+		require.Equal(t, "good", receive(t, held).body)
+
+		r.SetBackends(nil)
+		held = in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "") })
+		time.Sleep(20 * time.Millisecond)
+		r.Proxy.Close()
+		require.Equal(t, http.StatusServiceUnavailable, receive(t, held).status)
+	})
+}
+
 // TestHoldIsNoTimeout: how long a request is held is not taken from what its
 // head or its answer may take.
 func TestHoldIsNoTimeout(t *testing.T) {

@@ -526,13 +526,18 @@ func (s *server) reap(stop <-chan struct{}) {
 		for _, u := range owing {
 			s.hurry(u)
 		}
+		left := false
 		for _, u := range waiting {
 			if gone := u.c.clientGone(); gone || u.c.stuck(instant(now)) {
 				if gone {
 					u.c.left.Store(true)
+					left = true
 				}
 				s.strike(u)
 			}
+		}
+		if left {
+			s.proxy.changed.announce() // their requests may wait for a backend
 		}
 		s.proxy.closeIdle(instant(now))
 	}

@@ -146,6 +146,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if limit := p.opts.MaxBodyBytes; limit > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
+	q.exchange.route.stream = q.upgrade
 	p.slow.route(q, r)
 	if !q.upgrade {
 		q.mirror = p.mirrored(q.route.pool)

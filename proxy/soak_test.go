@@ -156,7 +156,8 @@ func testSoak(t *testing.T) {
 	for _, p := range []*proxy.Proxy{p, tlsProxy.Proxy} {
 		var errs uint64
 		for kind, n := range p.Status().Pools[0].Errors {
-			if proxy.ErrorKind(kind) != proxy.Canceled {
+			// A machine that is busy may be too slow to connect in time.
+			if k := proxy.ErrorKind(kind); k != proxy.Canceled && k != proxy.DialFailed {
 				errs += n
 			}
 		}

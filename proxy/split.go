@@ -11,8 +11,8 @@ type Share struct {
 	Weight int
 }
 
-// whole is the sum of all shares.
-const whole = 10_000
+// Whole is the sum of all shares.
+const Whole = 10_000
 
 // A split decides which pool a request goes to. It is immutable.
 type split struct {
@@ -37,14 +37,14 @@ func checkSplit(shares []Share) error {
 			return fmt.Errorf("a share of %d has no pool", s.Weight)
 		case seen[s.Pool]:
 			return fmt.Errorf("pool %s has two shares", s.Pool)
-		case s.Weight < 0 || s.Weight > whole:
-			return fmt.Errorf("the share of pool %s is %d: it must be between 0 and %d", s.Pool, s.Weight, whole)
+		case s.Weight < 0 || s.Weight > Whole:
+			return fmt.Errorf("the share of pool %s is %d: it must be between 0 and %d", s.Pool, s.Weight, Whole)
 		}
 		seen[s.Pool] = true
 		sum += s.Weight
 	}
-	if sum != whole {
-		return fmt.Errorf("the shares sum to %d: they must sum to %d", sum, whole)
+	if sum != Whole {
+		return fmt.Errorf("the shares sum to %d: they must sum to %d", sum, Whole)
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func checkSplit(shares []Share) error {
 func newSplit(shares []Share, pool func(string) *Pool) *split {
 	s := &split{}
 	weights := make([]int, len(shares))
-	left := whole
+	left := Whole
 	for i, share := range shares {
 		s.pools = append(s.pools, pool(share.Pool))
 		s.salts = append(s.salts, hashKey(0, share.Pool))
@@ -116,10 +116,10 @@ func interleave(weights []int) []uint16 {
 			positive++
 		}
 	}
-	period := whole / divisor
+	period := Whole / divisor
 	order := make([]uint16, period)
 	counts := make([]int, len(weights))
-	// Shares are w/whole; slack is Tijdeman's 1/(2k-2), so that no prefix is
+	// Shares are w/Whole; slack is Tijdeman's 1/(2k-2), so that no prefix is
 	// off by more than 1 - slack.
 	slack := 0.5
 	if positive > 1 {
@@ -131,7 +131,7 @@ func interleave(weights []int) []uint16 {
 			if w == 0 {
 				continue
 			}
-			share := float64(w) / whole
+			share := float64(w) / Whole
 			ahead := share*float64(n+1) - float64(counts[i])
 			if ahead < slack-1e-9 {
 				continue // it would be too far ahead

@@ -5,8 +5,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -338,4 +340,56 @@ func TestIssuedCookie(t *testing.T) {
 		assert.Len(t, issued, 64)
 		assert.Len(t, counts, 2)
 	})
+}
+
+// TestOverrideEmpty: who asks for a pool that has no backends, and is not to have
+// any, gets what others get; but that one once it has.
+func TestOverrideEmpty(t *testing.T) {
+	eachWay(t, func(t *testing.T, w way) {
+		old, preview := newOrigin(t, "old", nil), newOrigin(t, "preview", nil)
+		r := newRig(t, proxy.Options{HoldTimeout: longest, Override: proxy.ByHeader("Version")}, old.addr)
+		gone := r.Pool("v2")
+		c := w.client(t)
+		require.Equal(t, "old", get(t, c, r.url("/"), "Version", "v2"))
+
+		r.SetBackends(nil)
+		held := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "", "Version", "v2") })
+		time.Sleep(20 * time.Millisecond) // it waits
+		require.NoError(t, gone.Close(t.Context()))
+		r.Pool("v2").SetBackends([]string{preview.addr})
+		require.Equal(t, "preview", receive(t, held).body)
+
+		r.SetBackends([]string{old.addr})
+		r.Pool("v2").SetBackends(nil)
+		require.Equal(t, "old", get(t, c, r.url("/"), "Version", "v2"))
+		require.NoError(t, r.SetSplit(proxy.Share{Pool: proxy.DefaultPool, Weight: 10_000}, proxy.Share{Pool: "v2"}))
+		held = in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "", "Version", "v2") })
+		time.Sleep(20 * time.Millisecond)
+		r.Pool("v2").SetBackends([]string{preview.addr})
+		require.Equal(t, "preview", receive(t, held).body, "it is in the split, so it was waited for")
+	})
+}
+
+// TestSplitQuiet: once SetSplit has returned, and what was in flight has ended,
+// nothing more comes to a pool without a share.
+func TestSplitQuiet(t *testing.T) {
+	r := newRig(t, proxy.Options{})
+	for _, name := range []string{"a", "b"} {
+		r.Pool(name).SetBackends([]string{newOrigin(t, name, nil).addr})
+	}
+	require.NoError(t, r.SetSplit(proxy.Share{Pool: "a", Weight: 5000}, proxy.Share{Pool: "b", Weight: 5000}))
+	c := fastWay.client(t)
+	crowd := newCrowd(t, 16, func(int) error { _, err := fetch(c, "GET", r.url("/"), ""); return err })
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		require.NoError(t, r.SetSplit(proxy.Share{Pool: "a", Weight: 5000}, proxy.Share{Pool: "b", Weight: 5000}))
+		time.Sleep(500 * time.Microsecond)
+		require.NoError(t, r.SetSplit(proxy.Share{Pool: "a"}, proxy.Share{Pool: "b", Weight: 10_000}))
+		for r.pool("a").Backends[0].InFlight > 0 {
+			runtime.Gosched()
+		}
+		n := r.pool("a").Requests
+		time.Sleep(time.Millisecond)
+		require.Equal(t, n, r.pool("a").Requests)
+	}
+	crowd.content(t)
 }

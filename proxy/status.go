@@ -11,6 +11,8 @@ type Status struct {
 	Pools []PoolStatus // by name
 	Split []Share
 
+	Mirror Share // as SetMirror has it; zero if nothing is mirrored
+
 	Clients int // connections that are open, of Serve, ServeTLS and ServeTCP
 
 	NoBackend   uint64 // requests that found no backend for as long as they may wait
@@ -71,6 +73,9 @@ func (p *Proxy) Status() Status {
 	}
 	p.mu.Lock()
 	s.Split = slices.Clone(p.shares)
+	if m := p.mirror.Load(); m != nil {
+		s.Mirror = Share{m.pool.name, int(m.share)}
+	}
 	s.Closed = p.gone
 	for _, pool := range p.closing {
 		s.Closed.add(pool.Status().Counts)

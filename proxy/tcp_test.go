@@ -200,3 +200,115 @@ func TestTCPMaxConns(t *testing.T) {
 	_, err = io.ReadFull(br2, b)
 	require.NoError(t, err)
 }
+
+// TestTCPBalance: connections that stay are load, however soon they were made.
+func TestTCPBalance(t *testing.T) {
+	for n := 2; n <= 3; n++ {
+		var backends []string
+		for range n {
+			backends = append(backends, newEcho(t))
+		}
+		r := newStreamRig(t, proxy.Options{}, backends...)
+		const each = 20
+		for range n * each {
+			c, br := open(t, r.addr)
+			echoConn(t, c, br, "x")
+		}
+		for _, b := range r.pool(proxy.DefaultPool).Backends {
+			require.InDelta(t, each, b.InFlight, each/4, "of %d backends", n)
+		}
+	}
+}
+
+// TestTCPBalanceWeights: each backend has connections by its weight, and those
+// that end are made up for.
+func TestTCPBalanceWeights(t *testing.T) {
+	heavy, light := newEcho(t), newEcho(t)
+	r := newStreamRig(t, proxy.Options{})
+	require.NoError(t, r.Pool(proxy.DefaultPool).Set([]proxy.Backend{{Addr: heavy, Weight: 3}, {Addr: light, Weight: 1}}))
+	for range 2 {
+		var conns []net.Conn
+		for range 40 {
+			c, br := open(t, r.addr)
+			echoConn(t, c, br, "x")
+			conns = append(conns, c)
+		}
+		require.InDelta(t, 30, r.backend(heavy).InFlight, 1)
+		require.InDelta(t, 10, r.backend(light).InFlight, 1)
+		for _, c := range conns {
+			c.Close()
+		}
+		soon(t, func() bool { return r.backend(heavy).InFlight+r.backend(light).InFlight == 0 })
+	}
+}
+
+// TestTCPReset: a backend that resets its connections without a word is to blame,
+// and avoided; one whose clients do is not.
+func TestTCPReset(t *testing.T) {
+	bad := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		br.ReadByte()
+		c.SetLinger(0)
+	})
+	good := newEcho(t)
+	r := newStreamRig(t, proxy.Options{}, bad, good)
+	soon(t, func() bool {
+		c, br := open(t, r.addr)
+		say(t, c, "x")
+		if _, err := br.ReadByte(); err == nil {
+			c.SetLinger(0)
+		}
+		c.Close()
+		return r.backend(bad).Errors[proxy.Broken] >= 3
+	})
+	require.True(t, r.backend(bad).Avoided)
+	require.False(t, r.backend(good).Avoided)
+	require.Greater(t, r.backend(good).Requests, r.backend(bad).Requests)
+	soon(t, func() bool { return r.backend(good).InFlight == 0 })
+	require.Zero(t, r.backend(good).Errors[proxy.Broken])
+}
+
+// TestTCPHalfSilent: when one end has ended, the other is not waited for if it
+// says nothing.
+func TestTCPHalfSilent(t *testing.T) {
+	for _, first := range []string{"client", "backend"} {
+		t.Run(first, func(t *testing.T) {
+			stop := make(chan struct{})
+			addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+				if first == "backend" {
+					c.CloseWrite()
+				}
+				<-stop
+			})
+			r := newStreamRig(t, proxy.Options{DrainTimeout: brief}, addr)
+			t.Cleanup(func() { close(stop) })
+			c, br := open(t, r.addr)
+			soon(t, func() bool { return r.backend(addr).InFlight == 1 })
+			if first == "client" {
+				require.NoError(t, c.CloseWrite())
+			}
+			closes(t, br)
+			soon(t, func() bool { return r.backend(addr).InFlight == 0 })
+			require.Zero(t, r.backend(addr).Errors[proxy.Broken])
+		})
+	}
+}
+
+// TestTCPHalfTalks: but it may go on for as long as it says something.
+func TestTCPHalfTalks(t *testing.T) {
+	const limit = 1500 * time.Millisecond
+	got := make(chan string, 1)
+	r := newStreamRig(t, proxy.Options{DrainTimeout: limit}, newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		c.CloseWrite()
+		b, _ := io.ReadAll(br)
+		got <- string(b)
+	}))
+	c, br := open(t, r.addr)
+	closes(t, br)
+	sent := ""
+	for began := time.Now(); time.Since(began) < 2*limit; time.Sleep(brief) {
+		say(t, c, "x")
+		sent += "x"
+	}
+	require.NoError(t, c.CloseWrite())
+	require.Equal(t, sent, receive(t, got))
+}

@@ -23,8 +23,6 @@ func (q *request) track(resp *http.Response, client, ctx context.Context, cancel
 	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
 		return t
 	}
-	q.upgraded = true
-	q.b.upgraded()
 	if q.timeout != nil {
 		q.timeout.Stop()
 	}
@@ -39,8 +37,9 @@ type trackedBody struct {
 	ctx      context.Context // of the attempt
 	cancel   func(error)
 	stop     func() bool
-	limit    time.Duration // for more of the body
-	silent   *time.Timer   // ends the attempt after limit; nil if there is none
+	limit    time.Duration              // for more of the body
+	silent   *time.Timer                // ends the attempt after limit; nil if there is none
+	half     atomic.Pointer[time.Timer] // the same, of what is upgraded, once the client has ended
 	received atomic.Int64
 	failed   atomic.Pointer[error]
 	whole    atomic.Bool // all of it was read
@@ -91,6 +90,9 @@ func (t *trackedBody) end() {
 		if t.silent != nil {
 			t.silent.Stop()
 		}
+		if half := t.half.Load(); half != nil {
+			half.Stop()
+		}
 		t.cancel(nil)
 	})
 }
@@ -108,10 +110,21 @@ func (u *upgradedBody) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite lets one direction end before the other.
-func (u *upgradedBody) CloseWrite() error {
-	if c, ok := u.w.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
+func (u *upgradedBody) Read(p []byte) (int, error) {
+	n, err := u.trackedBody.Read(p)
+	if half := u.half.Load(); half != nil && err == nil {
+		half.Reset(u.q.p.opts.DrainTimeout)
 	}
-	return errors.ErrUnsupported
+	return n, err
+}
+
+// CloseWrite lets one direction end before the other, which must not be silent
+// for too long then.
+func (u *upgradedBody) CloseWrite() error {
+	c, ok := u.w.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	u.half.Store(time.AfterFunc(u.q.p.opts.DrainTimeout, func() { u.ReadCloser.Close() }))
+	return c.CloseWrite()
 }

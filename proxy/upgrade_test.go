@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -22,6 +23,62 @@ func TestUpgradedCounts(t *testing.T) {
 	soon(t, func() bool { return r.pool(proxy.DefaultPool).Backends[0].InFlight == 0 })
 	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesIn)
 	require.EqualValues(t, 1000, r.pool(proxy.DefaultPool).BytesOut)
+}
+
+// TestUpgradeBalance: upgraded connections are load, however soon a backend
+// upgrades.
+func TestUpgradeBalance(t *testing.T) {
+	slow := newOrigin(t, "slow", func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(10 * time.Millisecond)
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.Copy(c, rw)
+	}).addr
+	quick := switchOrigin(t)
+	r := newRig(t, proxy.Options{}, slow, quick)
+	for range 40 {
+		c, br := upgrade(t, r.addr)
+		echoConn(t, c, br, "x")
+	}
+	require.InDelta(t, 20, r.backend(slow).InFlight, 1)
+	require.InDelta(t, 20, r.backend(quick).InFlight, 1)
+}
+
+// TestUpgradeHalfSilent: when one end has ended, the other is not waited for if it
+// says nothing.
+func TestUpgradeHalfSilent(t *testing.T) {
+	for _, first := range []string{"client", "backend"} {
+		t.Run(first, func(t *testing.T) {
+			stop := make(chan struct{})
+			addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err != nil {
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello")
+				if first == "backend" {
+					c.CloseWrite()
+				}
+				<-stop
+			})
+			r := newRig(t, proxy.Options{DrainTimeout: brief}, addr)
+			t.Cleanup(func() { close(stop) })
+			c, br := open(t, r.addr)
+			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			resp, err := http.ReadResponse(br, nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusSwitchingProtocols, resp.StatusCode)
+			if first == "client" {
+				require.NoError(t, c.CloseWrite())
+			}
+			require.Equal(t, "hello", toEnd(t, br))
+			soon(t, func() bool { return r.backend(addr).InFlight == 0 })
+			soon(t, func() bool { return r.Status().Clients == 0 })
+		})
+	}
 }
 
 // TestUpgradeWithBody: after a body all passes.

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"sync/atomic"
+	"time"
 )
 
 // A statusWriter remembers the status, and is careful where the reverse proxy is
@@ -41,24 +43,33 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if s, ok := conn.(interface{ switched() }); ok {
 		s.switched()
 	}
-	return &hijackedConn{Conn: conn, early: rw.Reader}, rw, nil
+	return &hijackedConn{Conn: conn, early: rw.Reader, quiet: w.q.p.opts.DrainTimeout}, rw, nil
 }
 
 // A hijackedConn is a connection of which some has been read.
 type hijackedConn struct {
 	net.Conn
 	early *bufio.Reader
+	quiet time.Duration // for how long the client may be silent once the backend has ended
+	half  atomic.Bool   // it has
 }
 
 func (c *hijackedConn) Read(p []byte) (int, error) {
 	if c.early.Buffered() > 0 {
 		return c.early.Read(p)
 	}
+	if c.half.Load() {
+		c.Conn.SetReadDeadline(time.Now().Add(c.quiet))
+	}
 	return c.Conn.Read(p)
 }
 
 // CloseWrite ends one direction before the other.
-func (c *hijackedConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *hijackedConn) CloseWrite() error {
+	c.half.Store(true)
+	c.Conn.SetReadDeadline(time.Now().Add(c.quiet))
+	return closeWrite(c.Conn)
+}
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -71,6 +71,7 @@ func (f *frontends) serve(name string, l net.Listener) (*frontend, error) {
 	}
 	p, err := proxy.Start(l, opts)
 	if err != nil {
+		l.Close()
 		return nil, err
 	}
 	front := &frontend{Frontend: p, name: name, all: f}
