@@ -392,6 +392,21 @@ func TestShortOfSlots(t *testing.T) {
 	}
 }
 
+// Checks that start late though there are slots enough, since the machine is busy,
+// are no reason to ask for more.
+func TestLateWithSlots(t *testing.T) {
+	r := newRig(t, Options{}, 1, one(10*time.Second, time.Second))
+	r.now = r.targets["0"].due
+	r.wake(r.now)
+	r.now += 300 * ms
+	if r.start(r.now) == nil {
+		t.Fatal("it is not checked")
+	}
+	if doubt := r.doubts(r.now); doubt != "" {
+		t.Errorf("doubt %q", doubt)
+	}
+}
+
 // That the prober was late is told, for a while.
 func TestDoubtOfLate(t *testing.T) {
 	r := newRig(t, Options{}, 1, one(10*time.Second, time.Second))
