@@ -35,39 +35,48 @@
 //     is whose body, of more than 16 KiB, has been passed on.
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
 //     tried again by one request at a time; five responses in a row with 502, 503
-//     or 504 are a failure, too. What is answered with 5xx does not count as fast.
-//     One that owes two answers and gives none loses weight by the millisecond,
-//     and after a second, or ten times what it usually takes, is avoided, whatever
-//     Options.Balance; after 5 s, 10 s, 20 s and so on one request finds out. What
-//     has failed once on its way goes to where nothing fails. If all of a pool are avoided it fails open, and says so:
-//     [PoolStatus.FailingOpen], and when that begins and ends, Options.ErrorLog.
+//     or 504, or malformed ones, are a failure, too. What is answered with 5xx does
+//     not count as fast. One that owes two answers and gives none loses weight by
+//     the millisecond, and after a second, or ten times what it usually takes, is
+//     avoided, whatever Options.Balance; after 5 s, 10 s, 20 s and so on one request
+//     finds out. What has failed once on its way goes to where nothing fails. If all
+//     of a pool are avoided it fails open, and says so: [PoolStatus.FailingOpen],
+//     and when that begins and ends, Options.ErrorLog.
 //   - Bytes. What cannot be read in one way only is refused, and its connection
 //     closed: requests with 400, responses with 502. No response has bytes of
 //     another; one that breaks off does not look whole, but for one that ends
 //     with its connection.
-//   - Bounds. A connection has some 50 KiB while it has a request, and under
-//     6 KiB while it has none, or 2 KiB if there are thousands. Bodies pass
+//   - Bounds. A connection of the fast path has some 50 KiB while it has a request,
+//     and under 6 KiB while it has none, or 2 KiB if there are thousands; at rest
+//     one with TLS has up to 16 KiB, one of net/http up to 27 KiB. Bodies pass
 //     through buffers, or the kernel's own; nothing is held but requests of up to
-//     16 KiB and the head of a response, and copies for mirrors, 256 at most of
-//     256 KiB each. Every wait has a limit, except that for more of a response
-//     without Content-Length, raw TCP and what is upgraded, for as long as
-//     neither end has ended it, and over HTTP/2 that
-//     for a body without Content-Length, or for the client to want more of a
-//     response: these end with the client, or with their backend. A client of
-//     HTTP/2 that is gone without a word is found out by pings.
-//   - A clean end. Serve returns when all its connections have ended.
+//     16 KiB and the head of a response, of up to 64 KiB, and copies for mirrors,
+//     256 at most of 256 KiB each. Every wait has a limit, except that for more of
+//     a response without Content-Length, raw TCP and what is upgraded, for as long
+//     as neither end has ended it, and over HTTP/2 that for a body without
+//     Content-Length, or for the client to want more of a response: these end with
+//     the client, or with their backend.
+//   - Clients that leave. A client that closes its connection, or its sending half,
+//     has left, and its request is canceled: as soon as this is seen, which is
+//     within about a second. Behind a listener that wraps connections of package
+//     net it is seen if these have a method NetConn, or else when the client is
+//     written to. A client of HTTP/2 that is gone without a word is found out by
+//     pings.
+//   - A clean end. Serve returns when all its connections have ended. A request
+//     that has come on one is served before that, even if nobody has read it yet.
 //
 // # How it works
 //
 // HTTP/1.1 requests that are plain enough, which is nearly all, take a fast
 // path: one goroutine for each connection, a strict parser, pooled buffers and
-// connections, six system calls a request, no allocation. Bodies of more than
-// 16 KiB are spliced on Linux. All else goes, with what has been read of it, to
+// connections, six system calls a request, no allocation. On Linux bodies of more
+// than 16 KiB whose length is known are spliced, between connections of TCP without
+// TLS; others are copied. All else goes, with what has been read of it, to
 // net/http's server and [net/http/httputil.ReverseProxy]: chunked requests,
 // upgrades, Expect, HTTP/1.0, HTTP/2, all that is for backends of HTTP/2, and
-// anything odd. A connection that went there stays there. Both share backends, choice, limits and counters. Before
-// net/http reads requests of HTTP/1 they are screened for what it accepts and
-// others read differently.
+// anything odd. A connection that went there stays there. Both share backends,
+// choice, limits and counters. Before net/http reads requests of HTTP/1 they are
+// screened for what it accepts and others read differently.
 //
 // # Where others do better
 //
