@@ -16,7 +16,6 @@ type instant int64
 // removed and nothing is in flight there.
 type backend struct {
 	addr string
-	host string // as the transports know it
 	pool *Pool
 
 	weight  atomic.Int64
@@ -55,7 +54,6 @@ type backend struct {
 
 func newBackend(p *Pool, b Backend) *backend {
 	n := &backend{addr: b.Addr, pool: p, empty: make(chan struct{})}
-	n.host = urlHost(b.Addr, p.proxy.slow.hosts.Add(1))
 	n.weight.Store(int64(b.Weight))
 	n.healthy.Store(true)
 	n.ctx, n.kill = context.WithCancel(context.Background())
@@ -270,7 +268,6 @@ func (b *backend) finish() {
 		b.killed.Stop()
 		b.kill()
 		b.conns.abort()
-		b.pool.proxy.slow.leave(b.host)
 		b.pool.forget(b)
 		close(b.empty)
 	})

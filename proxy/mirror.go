@@ -206,7 +206,7 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 	defer cancel()
 	r = r.WithContext(ctx)
 	r.RequestURI = ""
-	r.URL.Scheme, r.URL.Host = "http", b.host
+	r.URL.Scheme, r.URL.Host = "http", urlHost(b.addr)
 	if _, ok := r.Header["User-Agent"]; !ok {
 		r.Header.Set("User-Agent", "") // or net/http says its own
 	}

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -561,37 +559,4 @@ func TestAddKeepsWeight(t *testing.T) {
 		require.Equal(t, weights[1], r.backend("a:1").Weight)
 	}
 	require.Zero(t, pool.Status().Latency.Quantile(0.5))
-}
-
-// TestDrainedConns: no connection to a backend is kept that is gone.
-func TestDrainedConns(t *testing.T) {
-	for _, speaks := range []proxy.Protocol{proxy.HTTP1, proxy.H2C} {
-		eachWay(t, func(t *testing.T, w way) {
-			var open atomic.Int64
-			o := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "it") }))
-			o.Config.ConnState = func(_ net.Conn, s http.ConnState) {
-				switch s {
-				case http.StateNew:
-					open.Add(1)
-				case http.StateClosed:
-					open.Add(-1)
-				}
-			}
-			o.Config.Protocols = new(http.Protocols)
-			o.Config.Protocols.SetHTTP1(true)
-			o.Config.Protocols.SetUnencryptedHTTP2(true)
-			o.Start()
-			t.Cleanup(o.Close)
-			addr := o.Listener.Addr().String()
-			r := newRig(t, proxy.Options{BackendProtocol: speaks, BackendIdleTimeout: time.Hour}, addr)
-			c := w.client(t)
-			for range 2 {
-				require.Equal(t, "it", get(t, c, r.url("/")))
-				require.NotZero(t, open.Load())
-				require.NoError(t, r.Pool(proxy.DefaultPool).Drain(t.Context(), addr))
-				soon(t, func() bool { return open.Load() == 0 })
-				r.SetBackends([]string{addr})
-			}
-		})
-	}
 }

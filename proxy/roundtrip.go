@@ -29,7 +29,7 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		sent := sending{cancel: cancel, http2: transport != &s.http1}
 		out := req.WithContext(sent.trace(ctx))
 		url := *req.URL
-		url.Host = b.host
+		url.Host = urlHost(b.addr)
 		out.URL = &url
 		if q.body != nil {
 			out.Body = q.body.attempt(b)

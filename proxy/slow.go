@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -27,15 +26,13 @@ type slowPath struct {
 	grpc    http.Transport // h2c without a limit for the response to begin
 	quiet   *log.Logger
 
-	hosts atomic.Uint64 // backends that were made
-
-	mu    sync.Mutex             // guards the following
-	conns map[*notifyConn]string // to which host
+	mu    sync.Mutex // guards the following
+	conns map[*notifyConn]struct{}
 }
 
 func (s *slowPath) init(p *Proxy) {
 	s.proxy = p
-	s.conns = map[*notifyConn]string{}
+	s.conns = map[*notifyConn]struct{}{}
 	s.quiet = log.New(io.Discard, "", 0)
 	s.http1 = http.Transport{
 		DialContext:            s.dial,

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 )
@@ -46,7 +45,7 @@ func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 	}
 	n.onClose.Store(&forget)
 	s.mu.Lock()
-	s.conns[n] = host
+	s.conns[n] = struct{}{}
 	s.mu.Unlock()
 	return &transportConn{notifyConn: n}, nil
 }
@@ -66,21 +65,6 @@ func (c *transportConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// leave closes the connections to a backend that has no more requests.
-func (s *slowPath) leave(host string) {
-	var conns []*notifyConn
-	s.mu.Lock()
-	for c, to := range s.conns {
-		if to == host {
-			conns = append(conns, c)
-		}
-	}
-	s.mu.Unlock()
-	for _, c := range conns {
-		c.Close()
-	}
-}
-
 // close closes all connections to backends. The transports could close only
 // those that rest, and take a while to notice which do.
 func (s *slowPath) close() {
@@ -95,22 +79,22 @@ func (s *slowPath) close() {
 	s.grpc.CloseIdleConnections()
 }
 
-// backendHost is what hosts of URLs end with that are backends.
-const backendHost = ".backend.invalid:80"
+const unixHost = ".unix.invalid:80"
 
-// urlHost returns what the transports know a backend as, which is the host of a
-// URL: its connections are used again for it only, and not for another one of the
-// same address. backendAddr returns the address.
-func urlHost(addr string, n uint64) string {
-	return strconv.FormatUint(n, 10) + "." + hex.EncodeToString([]byte(addr)) + backendHost
+// urlHost returns an address as the host of a URL, which tells the transports
+// which connections they can use again; backendAddr returns the address.
+func urlHost(addr string) string {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return hex.EncodeToString([]byte(path)) + unixHost
+	}
+	return addr
 }
 
 func backendAddr(host string) string {
-	name, _ := strings.CutSuffix(host, backendHost)
-	_, name, _ = strings.Cut(name, ".")
-	addr, err := hex.DecodeString(name)
-	if err != nil {
-		return host // and then dialing says what is wrong
+	if path, ok := strings.CutSuffix(host, unixHost); ok {
+		if b, err := hex.DecodeString(path); err == nil {
+			return "unix:" + string(b)
+		}
 	}
-	return string(addr)
+	return host
 }
