@@ -16,7 +16,7 @@ import (
 // for the reverse proxy.
 func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := req.Context().Value(requestKey{}).(*request)
-	transport := s.transport(q.grpc, q.upgrade)
+	via := s.via(q.grpc, q.upgrade)
 	q.mirrorTo(req)
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
@@ -26,32 +26,35 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		q.try(b, now)
 		ctx, cancel := context.WithCancelCause(req.Context())
 		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
-		sent := sending{cancel: cancel, http2: transport != &s.http1}
-		out := req.WithContext(sent.trace(ctx))
+		out := req.WithContext(ctx)
 		url := *req.URL
 		url.Host = urlHost(b.addr)
 		out.URL = &url
 		if q.body != nil {
 			out.Body = q.body.attempt(b)
 		}
-		resp, err := transport.RoundTrip(out)
+		resp, sent, err := s.send(out, b, via)
+		wasSent := err == nil || sent.sent()
 		if err == nil {
 			if err = check(resp, out); err == nil {
+				if q.body != nil {
+					q.body.settle()
+				}
 				q.answer(s.proxy.now(), resp.StatusCode)
 				resp.Body = q.track(resp, req.Context(), ctx, func(cause error) { stop(); cancel(cause) })
 				return resp, nil
 			}
 			resp.Body.Close()
-		} else if ctx.Err() == nil && sent.unsendable(err) {
+		} else if ctx.Err() == nil && sent.unsendable() {
 			err = &unsendableError{err}
 		}
 		stop()
 		kind := q.kindOf(req.Context(), ctx, err)
 		cancel(nil)
-		q.kept = sent.kept.Load()
+		q.kept = sent.idled()
 		q.lose(s.proxy.now(), kind, err)
-		if kind == Canceled || q.body != nil && !q.body.replayable() ||
-			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed || sent.wrote.Load(), isIdempotent(req.Method) && (kind == Broken || kind == DialFailed)) {
+		if kind == Canceled || req.Context().Err() != nil || q.body != nil && !q.body.replayable() ||
+			!s.proxy.mayRetry(&q.exchange.route, b, wasSent, isIdempotent(req.Method) && kind == Broken) {
 			return nil, &backendError{kind, err}
 		}
 	}
@@ -72,9 +75,6 @@ func (q *request) mirrorTo(req *http.Request) {
 	switch {
 	case c == nil:
 	case q.body == nil:
-		c.send()
-	case q.body.whole:
-		c.body = q.body.copy
 		c.send()
 	default:
 		q.copy, q.body.mirror = c, c
@@ -114,8 +114,6 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 	switch {
 	case q.body != nil && q.body.failed() != nil, errors.As(err, &unsendable):
 		return Canceled // by the client
-	case errors.As(err, &dial):
-		return DialFailed
 	case errors.Is(context.Cause(client), errTimeout):
 		return TimedOut
 	case client.Err() != nil, q.pastDeadline():
@@ -124,6 +122,8 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 		return TimedOut
 	case ctx.Err() != nil:
 		return Broken // its time to drain is over
+	case errors.As(err, &dial):
+		return DialFailed
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return TimedOut
 	case isBadResponse(err):

@@ -19,45 +19,21 @@ import (
 // A slowPath serves requests with net/http: what the fast path does not, and
 // all if the proxy is the handler of somebody's server.
 type slowPath struct {
-	proxy   *Proxy
-	reverse httputil.ReverseProxy
-	http1   http.Transport
-	h2c     http.Transport
-	grpc    http.Transport // h2c without a limit for the response to begin
-	quiet   *log.Logger
+	proxy      *Proxy
+	reverse    httputil.ReverseProxy
+	transports [protocols]http.Transport
+	quiet      *log.Logger
 
-	mu    sync.Mutex // guards the following
-	conns map[*notifyConn]struct{}
+	mu     sync.Mutex // guards the following
+	closed bool
+	conns  map[*notifyConn]struct{} // to backends
 }
 
 func (s *slowPath) init(p *Proxy) {
 	s.proxy = p
 	s.conns = map[*notifyConn]struct{}{}
 	s.quiet = log.New(io.Discard, "", 0)
-	s.http1 = http.Transport{
-		DialContext:            s.dial,
-		MaxIdleConnsPerHost:    p.opts.MaxIdleConns,
-		IdleConnTimeout:        p.opts.BackendIdleTimeout,
-		DisableCompression:     true,
-		ResponseHeaderTimeout:  max(p.opts.ResponseTimeout, 0),
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		Protocols:              new(http.Protocols),
-	}
-	s.http1.Protocols.SetHTTP1(true)
-	for _, t := range []*http.Transport{&s.h2c, &s.grpc} {
-		*t = http.Transport{
-			DialContext:            s.dial,
-			IdleConnTimeout:        p.opts.BackendIdleTimeout,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
-			Protocols:              new(http.Protocols),
-			// A backend that is dead without a word is found out.
-			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-		}
-		t.Protocols.SetUnencryptedHTTP2(true)
-	}
-	s.h2c.ResponseHeaderTimeout = max(p.opts.ResponseTimeout, 0)
+	s.initTransports()
 	s.reverse = httputil.ReverseProxy{
 		Rewrite:        s.rewrite,
 		Transport:      s,
@@ -153,10 +129,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 		q.body = &requestBody{ReadCloser: r.Body}
-		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
-			q.body.keep()
-		}
-		out.Body = q.body
+		out.Body = q.body.attempt(nil) // RoundTrip gives each backend its own
 		// Without it net/http would read the whole body before the response.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
 	}
@@ -286,7 +259,6 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 			h.Del("Tracestate")
 		}
 	}
-	neverReplay(r.Out)
 }
 
 // modify changes the response before the client gets it.
