@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"time"
 )
@@ -128,4 +129,10 @@ func Strike(sock net.Conn, passed, now int64, handed bool) bool {
 	c.deadline.Store(now)
 	s.strike(suspect{c, &c.deadline, passed})
 	return c.interrupted.Load()
+}
+
+// DialForNetHTTP makes a socket for net/http to a backend.
+func (p *Proxy) DialForNetHTTP(addr string) (net.Conn, error) {
+	ctx := context.WithValue(context.Background(), openKey{}, func(*transportConn) {})
+	return p.slow.dial(ctx, "tcp", addr)
 }
