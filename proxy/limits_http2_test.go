@@ -64,24 +64,14 @@ func TestBodyTimeoutHTTP2(t *testing.T) {
 	}
 }
 
-// TestSlowBodyHTTP2: nor is a body too slow because the backend is, or because
-// its length is unknown.
-func TestSlowBodyHTTP2(t *testing.T) {
-	const limit = 1500 * time.Millisecond
-	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			time.Sleep(limit + limit/3)
-		}
-		n, _ := io.Copy(io.Discard, r.Body)
-		fmt.Fprint(w, n)
-	})
-	r := newRig(t, proxy.Options{BodyTimeout: limit, MinBodyRate: 1 << 10}, o.addr)
+// TestOpenBodyTimeoutHTTP2: nor is there more time for a body whose length is
+// unknown.
+func TestOpenBodyTimeoutHTTP2(t *testing.T) {
+	o := newOrigin(t, "it", nil)
+	r := newRig(t, proxy.Options{BodyTimeout: brief}, o.addr)
 	c := h2Way.client(t)
-	a, err := fetch(c, "POST", r.url("/slow"), strings.Repeat("x", 20<<20))
-	require.NoError(t, err)
-	require.Equal(t, fmt.Sprint(20<<20), a.body)
-
 	pr, pw := io.Pipe()
+	defer pw.Close()
 	got := in(func() (answer, error) {
 		resp, err := c.Post(r.url("/"), "text/plain", pr)
 		if err != nil {
@@ -92,9 +82,49 @@ func TestSlowBodyHTTP2(t *testing.T) {
 		return answer{resp.StatusCode, resp.Header, string(b)}, err
 	})
 	pw.Write([]byte("x"))
-	time.Sleep(limit + limit/3)
-	pw.Close()
-	require.Equal(t, "1", receive(t, got).body)
+	a := receive(t, got)
+	require.NoError(t, a.err)
+	require.Equal(t, http.StatusRequestTimeout, a.status)
+	require.False(t, r.backend(o.addr).Avoided, "it is not the backend's fault")
+}
+
+// TestSlowBodyHTTP2: nor is a body too slow because the backend is, or, if its
+// length is unknown, because there is a response already or it is of gRPC.
+func TestSlowBodyHTTP2(t *testing.T) {
+	const limit = 1500 * time.Millisecond
+	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			time.Sleep(limit + limit/3)
+		}
+		if r.URL.Path == "/begun" {
+			_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
+			w.(http.Flusher).Flush()
+		}
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	})
+	r := newRig(t, proxy.Options{BodyTimeout: limit, MinBodyRate: 1 << 10}, o.addr)
+	c := h2Way.client(t)
+	a, err := fetch(c, "POST", r.url("/slow"), strings.Repeat("x", 20<<20))
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprint(20<<20), a.body)
+
+	for path, kind := range map[string]string{"/begun": "text/plain", "/": "application/grpc"} {
+		pr, pw := io.Pipe()
+		got := in(func() (answer, error) {
+			resp, err := c.Post(r.url(path), kind, pr)
+			if err != nil {
+				return answer{}, err
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			return answer{resp.StatusCode, resp.Header, string(b)}, err
+		})
+		pw.Write([]byte("x"))
+		time.Sleep(limit + limit/3)
+		pw.Close()
+		require.Equal(t, "1", receive(t, got).body)
+	}
 }
 
 // TestReaderThatTakesNothingHTTP2: a client that takes nothing of what is sent on

@@ -40,6 +40,13 @@ func (b *requestBody) replayable() bool {
 	return !b.lost && b.failed() == nil
 }
 
+// whole reports whether the client has sent all of it.
+func (b *requestBody) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended
+}
+
 // settle is called when there is a response: the body is not sent again.
 func (b *requestBody) settle() {
 	b.mu.Lock()

@@ -74,6 +74,8 @@ type request struct {
 	grpc    bool
 	peer    netip.Addr
 	body    *requestBody // nil if there is none
+	reads   *reading     // of body
+	timed   *timedBody   // below body; nil if that has no time limit of its own
 	tracked *trackedBody // that of the response; nil until there is one
 
 	bodiless bool          // the response has a head only
@@ -110,10 +112,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), requestKey{}, q))
 	defer cancel(nil)
-	if d := p.opts.RequestTimeout; d > 0 {
-		q.timeout = time.AfterFunc(d, func() { cancel(errTimeout) })
-		defer q.timeout.Stop()
-	}
 	if limit := p.opts.MaxBodyBytes; limit > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
@@ -122,18 +120,24 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.mirror = p.mirrored(q.route.pool)
 	}
 	out := r.WithContext(ctx)
-	if d := p.opts.BodyTimeout; d > 0 && r.ProtoMajor == 2 && r.ContentLength > 0 && !q.grpc {
-		timed := newTimedBody(r.Body, http.NewResponseController(w), d, p.opts.MinBodyRate)
-		defer timed.end()
-		r.Body = timed
-	}
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
+		q.reads = &reading{control: http.NewResponseController(w)}
+		defer q.reads.end()
+		if d := p.opts.BodyTimeout; d > 0 && r.ProtoMajor == 2 && !q.grpc {
+			q.timed = newTimedBody(r.Body, q.reads, d, p.opts.MinBodyRate, r.ContentLength < 0)
+			defer q.timed.late.Stop()
+			r.Body = q.timed
+		}
 		q.body = &requestBody{ReadCloser: r.Body}
 		out.Body = q.body.attempt(nil) // RoundTrip gives each backend its own
 		// Without it net/http would read the whole body before the response.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
 	}
-	recorder := &statusWriter{ResponseWriter: w, q: q}
+	if d := p.opts.RequestTimeout; d > 0 {
+		q.timeout = time.AfterFunc(d, func() { q.expire(cancel) })
+		defer q.timeout.Stop()
+	}
+	recorder := &statusWriter{ResponseWriter: w, q: q, old: !r.ProtoAtLeast(1, 1)}
 	defer func() {
 		if q.tracked != nil {
 			q.tracked.end() // that of an upgrade is closed by somebody else, later
@@ -150,6 +154,20 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.concludeFor(r)
 	}()
 	p.slow.reverse.ServeHTTP(recorder, out)
+}
+
+// expire ends a request that has taken too long, and what waits for its body.
+func (q *request) expire(cancel context.CancelCauseFunc) {
+	if q.body == nil || q.body.whole() {
+		cancel(errTimeout)
+		return
+	}
+	if q.body.waiting.Load() {
+		cancel(errSlowBody) // by the client's doing
+	} else {
+		cancel(errTimeout)
+	}
+	q.reads.interrupt()
 }
 
 // unserved returns how to answer a request that no backend is to see; the status
@@ -175,8 +193,9 @@ func (q *request) concludeFor(r *http.Request) {
 }
 
 var (
-	errTimeout = errors.New("the request took too long")
-	errSilent  = errors.New("the body of the response ceased: timed out")
+	errTimeout  = errors.New("the request took too long")
+	errSlowBody = errors.New("the request took too long: its body did not come")
+	errSilent   = errors.New("the body of the response ceased: timed out")
 )
 
 // route chooses the pool of a request.
@@ -292,6 +311,8 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.proxy.refused.Add(1)
 	case errors.Is(context.Cause(r.Context()), errTimeout):
 		status, text = http.StatusGatewayTimeout, "the request took too long"
+	case errors.Is(context.Cause(r.Context()), errSlowBody):
+		status, text = http.StatusRequestTimeout, "the body came too slowly"
 	case q.body != nil && errors.As(q.body.failed(), &tooLarge):
 		status, text = http.StatusRequestEntityTooLarge, "the body is too large"
 		s.proxy.refused.Add(1)
