@@ -301,11 +301,28 @@ func TestMaxHeaderBytes(t *testing.T) {
 	})
 }
 
+// TestMaxHeaderBytesExact: no byte more.
+func TestMaxHeaderBytesExact(t *testing.T) {
+	const limit = 4096
+	for _, more := range []int{1, 2, 3, 4, 100, 3000, 5000} {
+		eachOld(t, proxy.Options{MaxHeaderBytes: limit}, func(t *testing.T, r *rig, c *net.TCPConn, br *bufio.Reader) {
+			head := "GET / HTTP/1.1\r\nHost: a\r\nX: "
+			say(t, c, "%s%s\r\n\r\n", head, strings.Repeat("x", limit+more-len(head)-4))
+			require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, hear(t, br).status, more)
+			io.Copy(io.Discard, br) // it ends
+			require.EqualValues(t, 1, r.Status().Refused)
+		})
+	}
+}
+
 func TestMaxHeaderBytesHTTP2(t *testing.T) {
 	r := newRig(t, proxy.Options{MaxHeaderBytes: 4096}, newOrigin(t, "it", nil).addr)
 	c := h2Way.client(t)
 	get(t, c, r.url("/"), "X", strings.Repeat("x", 3000))
-	a, err := fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 20<<10))
+	a, err := fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 4050))
+	require.NoError(t, err)
+	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.status)
+	a, err = fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 20<<10))
 	if err == nil {
 		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.status)
 	}

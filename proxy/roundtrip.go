@@ -96,13 +96,23 @@ func isIdempotent(method string) bool {
 
 // check looks at the head of a response for what net/http lets pass.
 func check(resp *http.Response, req *http.Request) error {
-	switch up := req.Header.Get("Upgrade"); {
+	switch to := resp.Header.Get("Upgrade"); {
 	case resp.ProtoMajor != 1 && resp.ProtoMajor != 2, resp.StatusCode < 100, resp.StatusCode > 599:
 		return fmt.Errorf("%w: %s %s", errMalformed, resp.Proto, resp.Status)
-	case resp.StatusCode == http.StatusSwitchingProtocols && (up == "" || !strings.EqualFold(up, resp.Header.Get("Upgrade"))):
-		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, resp.Header.Get("Upgrade"), up)
+	case resp.StatusCode == http.StatusSwitchingProtocols && !offers(req.Header.Get("Upgrade"), to):
+		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, to, req.Header.Get("Upgrade"))
 	}
 	return nil
+}
+
+// offers reports whether a protocol is one of those in an Upgrade, each of which
+// may have a version: RFC 9110, section 7.8.
+func offers(upgrade, protocol string) bool {
+	return protocol != "" && slices.ContainsFunc(strings.Split(upgrade, ","), func(offered string) bool {
+		offered = strings.TrimSpace(offered)
+		name, _, _ := strings.Cut(offered, "/")
+		return strings.EqualFold(offered, protocol) || strings.EqualFold(name, protocol)
+	})
 }
 
 // kindOf says what an error of a transport means. client is the request's

@@ -234,6 +234,13 @@ func (s *screened) readHead() error {
 			s.state, s.raw = refusing, nil
 			s.ready = []byte("?\r\n\r\n") // is answered with 400
 			return nil
+		case size > s.proxy.opts.MaxHeaderBytes, size == 0 && len(s.raw) > s.proxy.opts.MaxHeaderBytes:
+			s.refused(errLargeHead)
+			// It is given more than it takes, which it answers with 431.
+			s.ready = append(s.raw[:s.proxy.opts.MaxHeaderBytes-2:s.proxy.opts.MaxHeaderBytes-2], bytes.Repeat([]byte("x"), 12<<10)...)
+			s.state, s.raw = refusing, nil
+			s.unread.Store(true)
+			return nil
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
 			s.head = headScan{}
@@ -242,9 +249,6 @@ func (s *screened) readHead() error {
 				s.begun = false
 				s.limitRead(time.Time{})
 			}
-			return nil
-		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
-			s.state = open // is answered with 431
 			return nil
 		}
 		if s.scratch == nil {
@@ -268,7 +272,10 @@ func (s *screened) refused(err error) {
 	s.proxy.problem("refused a request", "peer", s.RemoteAddr(), "error", err)
 }
 
-var errBadRequest = fmt.Errorf("bad request")
+var (
+	errBadRequest = errors.New("bad request")
+	errLargeHead  = fmt.Errorf("%w: its head is too large", errBadRequest)
+)
 
 // isHostHeader is what net/http accepts, more than isHost.
 var isHostHeader = charTable(func(c byte) bool { return alnum(c) || bytes.IndexByte([]byte("!$%&'()*+,-.:;=[]_~"), c) >= 0 })

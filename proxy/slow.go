@@ -181,10 +181,60 @@ func (p *Proxy) unserved(r *http.Request) (status int, text string) {
 		return http.StatusBadRequest, "the method has a character that it cannot have"
 	case !validHost(r.Host):
 		return http.StatusBadRequest, "the host has a character that it cannot have"
+	case !validTarget(r):
+		return http.StatusBadRequest, "the target has a character that it cannot have"
+	case r.ProtoMajor == 2 && !agrees(r):
+		return http.StatusBadRequest, "the request does not agree with itself"
+	case r.ProtoMajor == 2 && headSize(r) > p.opts.MaxHeaderBytes:
+		return http.StatusRequestHeaderFieldsTooLarge, "the head is too large"
 	case limit > 0 && r.ContentLength > limit:
 		return http.StatusRequestEntityTooLarge, "the body is too large"
 	}
 	return 0, ""
+}
+
+// validTarget reports whether a target can be written into the first line of a
+// request of HTTP/1. What came in such a line, and was read, is one with nothing
+// that ends it. HTTP/2 has no line: there it must have no more than what browsers
+// leave as it is, which is more than RFC 3986 has.
+func validTarget(r *http.Request) bool {
+	for _, c := range []byte(r.URL.RequestURI()) {
+		if c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	if r.ProtoMajor != 2 {
+		return true
+	}
+	for _, c := range []byte(r.RequestURI) {
+		if !isTarget[c] && strings.IndexByte("[]{}|^`\\", c) < 0 {
+			return false
+		}
+	}
+	return strings.HasPrefix(r.RequestURI, "/") || r.RequestURI == "*" && r.Method == http.MethodOptions
+}
+
+// agrees reports whether a request of HTTP/2 says the same of its host, and of its
+// length, wherever it does: RFC 9113, sections 8.1.1 and 8.3.1.
+func agrees(r *http.Request) bool {
+	for _, host := range r.Header["Host"] {
+		if host != r.Host {
+			return false
+		}
+	}
+	lengths := r.Header["Content-Length"]
+	return len(lengths) == 0 || len(lengths) == 1 && parseLength([]byte(lengths[0])) == r.ContentLength
+}
+
+// headSize returns how long the head of a request of HTTP/2 is, as one of HTTP/1.
+func headSize(r *http.Request) int {
+	n := len(r.Method) + len(r.RequestURI) + len("  HTTP/1.1\r\nHost: \r\n\r\n") + len(r.Host)
+	for name, values := range r.Header {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return n
 }
 
 // concludeFor is conclude.
@@ -238,7 +288,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Trailer = r.In.Trailer // filled when the body has been read; a copy is not
-	if up := withoutH2C(h.Get("Upgrade")); q.upgrade && up != "" {
+	if up := withoutH2C(strings.Join(r.In.Header["Upgrade"], ",")); q.upgrade && up != "" && h.Get("Upgrade") != "" {
 		h.Set("Upgrade", up)
 	} else {
 		h.Del("Connection")
@@ -287,6 +337,10 @@ func (s *slowPath) modify(resp *http.Response) error {
 		resp.Header.Add("Set-Cookie", s.proxy.cookie(q.issued))
 	}
 	q.bodiless = resp.ContentLength == 0
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// The reverse proxy wants what was asked for, which may have been a choice.
+		resp.Request.Header.Set("Upgrade", resp.Header.Get("Upgrade"))
+	}
 	if q.upgrade && resp.StatusCode != http.StatusSwitchingProtocols {
 		// What the client sends next may be of the other protocol.
 		resp.Header.Set("Connection", "close")
