@@ -18,6 +18,7 @@ const (
 	h2Headers      = 0x1
 	h2Reset        = 0x3
 	h2Settings     = 0x4
+	h2Ping         = 0x6
 	h2GoAway       = 0x7
 	h2Continuation = 0x9
 

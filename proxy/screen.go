@@ -47,10 +47,10 @@ type screened struct {
 
 	left    int64        // of a body that has a length
 	chunks  chunkScanner // of one that has chunks
-	begun   bool         // a head, which is not there as a whole
-	began   time.Time    // the body
+	frames  frameScan    // of HTTP/2
+	begun   bool         // a head, or a frame, which is not there as a whole
+	began   time.Time    // the body, or the frame
 	passed  int64        // of it
-	scratch []byte
 }
 
 type screenState int
@@ -59,6 +59,7 @@ const (
 	atHead screenState = iota
 	inBody
 	inChunks
+	inFrames // of HTTP/2
 	open     // all passes: another protocol, or what is not to be followed by a request
 	refusing // nothing passes any more
 )
@@ -141,12 +142,36 @@ type screenedTLS struct {
 
 func (s screenedTLS) ConnectionState() tls.ConnectionState { return s.tls.ConnectionState() }
 
+// newFramed returns a screened for what is to be HTTP/2 only. To net/http it looks
+// like a connection without TLS, since it takes HTTP/2 with TLS only from a
+// tls.Conn itself; server.ServeHTTP says what it is.
+func newFramed(p *Proxy, t *tls.Conn, read []byte) framed {
+	s := newScreened(p, t, func() {}, read, false)
+	s.state, s.began = inFrames, time.Now()
+	s.frames.preface = preface + restOfPreface
+	state := t.ConnectionState()
+	return framed{s, &state}
+}
+
+type framed struct {
+	*screened
+	state *tls.ConnectionState
+}
+
+// tlsStateKey is for the state of TLS of a connection that is framed.
+type tlsStateKey struct{}
+
 // Read reads what passes. After an error that was a timeout it can go on.
 func (s *screened) Read(p []byte) (int, error) {
 	for {
 		if len(s.ready) > 0 {
 			n := copy(p, s.ready)
-			s.ready = s.ready[n:]
+			if s.ready = s.ready[n:]; len(s.ready) == 0 {
+				s.ready = nil
+				if len(s.raw) == 0 {
+					s.raw = nil // it has the same memory
+				}
+			}
 			if s.state == refusing && len(s.ready) == 0 {
 				s.lastWord.Store(true)
 			}
@@ -168,6 +193,8 @@ func (s *screened) Read(p []byte) (int, error) {
 				return n, nil
 			}
 			return s.Conn.Read(p)
+		case inFrames:
+			return s.readFrames(p)
 		case inBody:
 			n, err := s.readBody(p[:min(int64(len(p)), s.left)])
 			s.left -= int64(n)
@@ -190,7 +217,7 @@ func (s *screened) Read(p []byte) (int, error) {
 			}
 			return k, err
 		case atHead:
-			if err := s.readHead(); err != nil {
+			if err := s.readHead(p); err != nil {
 				return 0, err
 			}
 		}
@@ -205,13 +232,7 @@ func (s *screened) readBody(p []byte) (int, error) {
 		s.passed += int64(n)
 		return n, nil
 	}
-	if d := s.proxy.opts.BodyTimeout; d > 0 {
-		limit := time.Now().Add(d)
-		if rate := s.proxy.opts.MinBodyRate; rate > 0 {
-			if slowest := s.began.Add(d + time.Duration(float64(s.passed)/float64(rate)*float64(time.Second))); slowest.Before(limit) {
-				limit = slowest
-			}
-		}
+	if limit := bodyLimit(s.began, time.Now(), s.passed, &s.proxy.opts); !limit.IsZero() {
 		s.limitRead(limit)
 		defer s.limitRead(time.Time{})
 	}
@@ -220,8 +241,35 @@ func (s *screened) readBody(p []byte) (int, error) {
 	return n, err
 }
 
-// readHead reads the head of a request, and looks whether it may pass.
-func (s *screened) readHead() error {
+// readFrames reads of HTTP/2, whose client has a time limit for what it has begun.
+func (s *screened) readFrames(p []byte) (n int, err error) {
+	if n = copy(p, s.raw); n > 0 {
+		s.raw = s.raw[n:]
+	} else {
+		within := s.frames.within()
+		if within {
+			s.limitRead(s.frames.limit(s.began, time.Now(), &s.proxy.opts))
+		} else if s.begun {
+			s.limitRead(time.Time{})
+		}
+		s.begun = within
+		n, err = s.Conn.Read(p)
+	}
+	rested, ok := s.frames.scan(p[:n])
+	if rested {
+		s.began = time.Now()
+	}
+	if !ok {
+		s.err = fmt.Errorf("%w: it is not of HTTP/2", errBadRequest)
+		s.refused(s.err)
+		return 0, s.err
+	}
+	return n, err
+}
+
+// readHead reads the head of a request, and looks whether it may pass. It reads
+// with the buffer that is to be filled, so as to have none while the client rests.
+func (s *screened) readHead(p []byte) error {
 	for {
 		// Some clients send an empty line after a body.
 		for len(s.raw) >= 2 && s.raw[0] == '\r' && s.raw[1] == '\n' {
@@ -251,16 +299,13 @@ func (s *screened) readHead() error {
 			}
 			return nil
 		}
-		if s.scratch == nil {
-			s.scratch = make([]byte, 4<<10)
-		}
 		if len(s.raw) > 0 && !s.begun {
 			// net/http sees nothing of it before it is there as a whole.
 			s.begun = true
 			s.limitRead(time.Now().Add(s.proxy.opts.HeaderTimeout))
 		}
-		n, err := s.Conn.Read(s.scratch)
-		s.raw = append(s.raw, s.scratch[:n]...)
+		n, err := s.Conn.Read(p)
+		s.raw = append(s.raw, p[:n]...)
 		if n == 0 && err != nil {
 			return err
 		}
@@ -325,7 +370,8 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
-			return len(preface), open, nil
+			s.frames = frameScan{preface: restOfPreface}
+			return len(preface), inFrames, nil
 		}
 	}
 	h := &s.head

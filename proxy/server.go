@@ -266,6 +266,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.leftLocked()
 		s.mu.Unlock()
 	}()
+	if state, ok := r.Context().Value(tlsStateKey{}).(*tls.ConnectionState); ok {
+		r.TLS = state // see newFramed
+	}
 	s.proxy.ServeHTTP(w, r)
 }
 
@@ -292,7 +295,7 @@ func (s *server) handOver(c *conn, read []byte) {
 	t, encrypted := to.(*tls.Conn)
 	switch {
 	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
-		// There is nothing to screen.
+		to = newFramed(s.proxy, t, read)
 	case encrypted:
 		to = screenedTLS{newScreened(s.proxy, t, sock.unlimit, read, false), t}
 	default:

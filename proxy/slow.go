@@ -60,6 +60,12 @@ func (s *slowPath) server(owner *server) *http.Server {
 		// may take a while: there may be much on the way before it.
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		BaseContext: func(net.Listener) context.Context { return owner.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if f, ok := c.(framed); ok {
+				return context.WithValue(ctx, tlsStateKey{}, f.state)
+			}
+			return ctx
+		},
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
