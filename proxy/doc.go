@@ -28,10 +28,11 @@
 //     their own time, at most Options.DrainTimeout; what is upgraded, too.
 //     Connections to others notice nothing. While there is no backend requests
 //     wait, Options.HoldTimeout at most.
-//   - Retries. A request that was not sent is tried elsewhere; one that was sent,
-//     if its method is idempotent and the connection broke before the head of a
-//     response, within a budget. POST and PATCH are never sent twice, and nothing
-//     is whose body, of more than 16 KiB, has been passed on.
+//   - Retries. A request that was not sent is tried elsewhere, as is one that a
+//     backend of HTTP/2 says it did not look at; one that was sent, if its method
+//     is idempotent and the connection broke before the head of a response,
+//     within a budget. Each attempt is counted. POST and PATCH are never sent
+//     twice, and nothing is of whose body more than 16 KiB have been passed on.
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
 //     tried again by one request at a time. One that is silent loses weight by
 //     the millisecond. If all of a pool are avoided it fails open:
@@ -41,14 +42,16 @@
 //     another; one that breaks off does not look whole, but for one that ends
 //     with its connection.
 //   - Bounds. A connection has some 50 KiB while it has a request, and under
-//     6 KiB while it has none, or 2 KiB if there are thousands. Bodies pass
-//     through buffers, or the kernel's own; nothing is held but requests of up to
-//     16 KiB and the head of a response, and copies for mirrors, 256 at most of
-//     256 KiB each. Every wait has a limit, except that for more of a response
-//     without Content-Length, raw TCP and what is upgraded, and over HTTP/2 that
-//     for a body without Content-Length, or for the client to want more of a
-//     response: these end with the client, or with their backend. A client of
-//     HTTP/2 that is gone without a word is found out by pings.
+//     6 KiB while it has none, or 2 KiB if there are thousands; but some 20 KiB
+//     if net/http has it. Bodies pass through buffers, or the kernel's own;
+//     nothing is held but the first 16 KiB of a request and the head of a
+//     response, and copies for mirrors, 256 at most of 256 KiB each. Every wait
+//     has a limit, except that for the head of a response of gRPC, for more of a
+//     response without Content-Length or of a body of gRPC, raw TCP and what is
+//     upgraded, and over HTTP/2 that for a body without Content-Length whose
+//     response has begun, or for the client to want more of a response: these end
+//     with the client, or with their backend. A client of HTTP/2 that is gone
+//     without a word is found out by pings.
 //   - A clean end. Serve returns when all its connections have ended.
 //
 // # How it works
@@ -59,9 +62,9 @@
 // 16 KiB are spliced on Linux. All else goes, with what has been read of it, to
 // net/http's server and [net/http/httputil.ReverseProxy]: chunked requests,
 // upgrades, Expect, HTTP/1.0, HTTP/2, and anything odd. A connection that went
-// there stays there. Both share backends, choice, limits and counters. Before
-// net/http reads requests of HTTP/1 they are screened for what it accepts and
-// others read differently.
+// there stays there. Both share backends, choice, limits and counters; each keeps
+// connections to backends of its own. Before net/http reads requests of HTTP/1
+// they are screened for what it accepts and others read differently.
 //
 // # Where others do better
 //

@@ -45,12 +45,12 @@ type screened struct {
 	mu           sync.Mutex // guards the following
 	theirs, ours time.Time  // limits for reading: net/http's, and that of a head or a body
 
-	left    int64        // of a body that has a length
-	chunks  chunkScanner // of one that has chunks
-	frames  frameScan    // of HTTP/2
-	begun   bool         // a head, or a frame, which is not there as a whole
-	began   time.Time    // the body, or the frame
-	passed  int64        // of it
+	left   int64        // of a body that has a length
+	chunks chunkScanner // of one that has chunks
+	frames frameScan    // of HTTP/2
+	begun  bool         // a head, or a frame, which is not there as a whole
+	began  time.Time    // the body, or the frame
+	passed int64        // of it
 }
 
 type screenState int
