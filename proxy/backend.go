@@ -43,7 +43,8 @@ type backend struct {
 	probe    atomic.Int64 // instant of the last of them, and 1; 0 if it has ended
 
 	counters
-	conns idleConns // of the fast path
+	conns idleConns              // of the fast path
+	slow  [protocols]clientConns // of net/http
 
 	ctx     context.Context // ends when its requests must
 	kill    context.CancelFunc
@@ -252,6 +253,9 @@ func (b *backend) retire(timeout time.Duration) {
 // leave lets go of what a retired backend does not need any more.
 func (b *backend) leave() {
 	b.conns.close()
+	for via := range b.slow {
+		b.slow[via].close()
+	}
 	if b.inFlight.Load() == 0 {
 		b.finish()
 	}

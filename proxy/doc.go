@@ -29,10 +29,11 @@
 //     their own time, at most Options.DrainTimeout; what is upgraded, too.
 //     Connections to others notice nothing. While there is no backend requests
 //     wait, Options.HoldTimeout at most.
-//   - Retries. A request that was not sent is tried elsewhere; one that was sent,
-//     if its method is idempotent and the connection broke before the head of a
-//     response, within a budget. POST and PATCH are never sent twice, and nothing
-//     is whose body, of more than 16 KiB, has been passed on.
+//   - Retries. A request that was not sent is tried elsewhere, as is one that a
+//     backend of HTTP/2 says it did not look at; one that was sent, if its method
+//     is idempotent and the connection broke before the head of a response,
+//     within a budget. Each attempt is counted. POST and PATCH are never sent
+//     twice, and nothing is of whose body more than 16 KiB have been passed on.
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
 //     tried again by one request at a time; five responses in a row with 502, 503
 //     or 504, or malformed ones, are a failure, too. What is answered with 5xx does
@@ -49,13 +50,14 @@
 //   - Bounds. A connection of the fast path has some 50 KiB while it has a request,
 //     and under 6 KiB while it has none, or 2 KiB if there are thousands; at rest
 //     one with TLS has up to 16 KiB, one of net/http up to 27 KiB. Bodies pass
-//     through buffers, or the kernel's own; nothing is held but requests of up to
-//     16 KiB and the head of a response, of up to 64 KiB, and copies for mirrors,
-//     256 at most of 256 KiB each. Every wait has a limit, except that for more of
-//     a response without Content-Length, raw TCP and what is upgraded, for as long
-//     as neither end has ended it, and over HTTP/2 that for a body without
-//     Content-Length, or for the client to want more of a response: these end with
-//     the client, or with their backend.
+//     through buffers, or the kernel's own; nothing is held but the first 16 KiB of
+//     a request and the head of a response, of up to 64 KiB, and copies for mirrors,
+//     256 at most of 256 KiB each. Every wait has a limit, except that for the head
+//     of a response of gRPC, for more of a response without Content-Length or of a
+//     body of gRPC, raw TCP and what is upgraded, for as long as neither end has
+//     ended it, and over HTTP/2 that for a body without Content-Length whose
+//     response has begun, or for the client to want more of a response: these end
+//     with the client, or with their backend.
 //   - Clients that leave. A client that closes its connection, or its sending half,
 //     has left, and its request is canceled: as soon as this is seen, which is
 //     within about a second. Behind a listener that wraps connections of package
@@ -75,8 +77,9 @@
 // net/http's server and [net/http/httputil.ReverseProxy]: chunked requests,
 // upgrades, Expect, HTTP/1.0, HTTP/2, all that is for backends of HTTP/2, and
 // anything odd. A connection that went there stays there. Both share backends,
-// choice, limits and counters. Before net/http reads requests of HTTP/1 they are
-// screened for what it accepts and others read differently.
+// choice, limits and counters; each keeps connections to backends of its own.
+// Before net/http reads requests of HTTP/1 they are screened for what it accepts
+// and others read differently.
 //
 // # Where others do better
 //

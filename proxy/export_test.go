@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"time"
 )
@@ -144,4 +145,10 @@ func (p *Proxy) HandOver(sock net.Conn, read string, due time.Duration) net.Conn
 	s.conns = []*conn{c}
 	go c.serve()
 	return <-s.http.conns.c
+}
+
+// DialForNetHTTP makes a socket for net/http to a backend.
+func (p *Proxy) DialForNetHTTP(addr string) (net.Conn, error) {
+	ctx := context.WithValue(context.Background(), openKey{}, func(*transportConn) {})
+	return p.slow.dial(ctx, "tcp", addr)
 }

@@ -82,7 +82,7 @@ func ScreenState(c net.Conn) (state string, length int64) {
 		return "body", s.left
 	case inChunks:
 		return "chunks", 0
-	case open:
+	case open, inFrames:
 		return "open", 0
 	case refusing:
 		return "refusing", 0
@@ -92,3 +92,15 @@ func ScreenState(c net.Conn) (state string, length int64) {
 
 // GRPCTimeout is grpcTimeout.
 var GRPCTimeout = grpcTimeout
+
+// A FrameScan is a frameScan, of a client that begins with HTTP/2's preface.
+type FrameScan struct{ s frameScan }
+
+// NewFrameScan returns one of which nothing was seen.
+func NewFrameScan() *FrameScan { return &FrameScan{frameScan{preface: preface + restOfPreface}} }
+
+// Scan is frameScan.scan.
+func (f *FrameScan) Scan(b []byte) (rested, ok bool) { return f.s.scan(b) }
+
+// Within is frameScan.within.
+func (f *FrameScan) Within() bool { return f.s.within() }

@@ -124,6 +124,18 @@ func TestInterimResponses(t *testing.T) {
 	})
 }
 
+// TestNoInterimResponses: a client of HTTP/1.0 gets none.
+func TestNoInterimResponses(t *testing.T) {
+	f := serve(t, proxy.Options{}, httpBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusEarlyHints)
+		fmt.Fprint(w, "hallo")
+	}))
+	c := dial(t, f.addr)
+	resp := ask(t, c, bufio.NewReader(c), "GET / HTTP/1.0\r\nHost: h\r\n\r\n")
+	require.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, "hallo", resp.body)
+}
+
 func TestTrailers(t *testing.T) {
 	f := serve(t, proxy.Options{}, httpBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Sum, Seen")

@@ -245,3 +245,53 @@ func FuzzScreen(f *testing.F) {
 		}
 	})
 }
+
+// FuzzFrames compares what is seen of frames that come in pieces with what there
+// is of them, by a reader that has it all.
+func FuzzFrames(f *testing.F) {
+	frames := append(h2Frame{kind: h2Settings}.bytes(), h2Head(1, "x", "y")...)
+	frames = append(frames, h2Frame{h2Headers, 0, 3, h2Fields("x", "y")}.bytes()...)
+	frames = append(frames, h2Frame{h2Continuation, 0, 3, nil}.bytes()...)
+	frames = append(frames, h2Frame{h2Continuation, h2EndHeaders, 3, h2Fields("x", "y")}.bytes()...)
+	frames = append(frames, h2Frame{h2Data, h2EndStream, 1, make([]byte, 300)}.bytes()...)
+	for _, step := range []uint8{1, 2, 9, 10, 100} {
+		f.Add(frames, step)
+		f.Add(append(frames, frames[:5]...), step)
+	}
+	f.Add(h2Frame{h2Headers, 0, 3, nil}.bytes(), uint8(4))
+	f.Fuzz(func(t *testing.T, frames []byte, step uint8) {
+		// ends are the places that are not within anything.
+		ends := map[int]bool{len(preface): true}
+		head := false
+		for at := 0; at+9 <= len(frames); {
+			kind, flags := frames[at+3], frames[at+4]
+			at += 9 + int(frames[at])<<16 + int(frames[at+1])<<8 + int(frames[at+2])
+			if kind == h2Headers || kind == h2Continuation {
+				head = flags&h2EndHeaders == 0
+			}
+			if !head {
+				ends[len(preface)+at] = true
+			}
+		}
+		all := append([]byte(preface), frames...)
+		s := proxy.NewFrameScan()
+		if !s.Within() {
+			t.Fatal("it is not within the preface")
+		}
+		for at := 0; at < len(all); {
+			next := min(at+int(step)%32+1, len(all))
+			rests := false
+			for i := at; i <= next; i++ {
+				rests = rests || ends[i]
+			}
+			rested, ok := s.Scan(all[at:next])
+			if !ok || rested != rests || s.Within() == ends[next] {
+				t.Fatalf("at %d of %d: rested %v, should have %v; within %v, should be %v", next, len(all), rested, rests, s.Within(), !ends[next])
+			}
+			at = next
+		}
+		if _, ok := proxy.NewFrameScan().Scan(frames); ok && len(frames) > 0 && !strings.HasPrefix(preface, string(frames[:min(len(frames), len(preface))])) {
+			t.Fatal("no preface is needed")
+		}
+	})
+}

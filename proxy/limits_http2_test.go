@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,24 +65,14 @@ func TestBodyTimeoutHTTP2(t *testing.T) {
 	}
 }
 
-// TestSlowBodyHTTP2: nor is a body too slow because the backend is, or because
-// its length is unknown.
-func TestSlowBodyHTTP2(t *testing.T) {
-	const limit = 1500 * time.Millisecond
-	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			time.Sleep(limit + limit/3)
-		}
-		n, _ := io.Copy(io.Discard, r.Body)
-		fmt.Fprint(w, n)
-	})
-	r := newRig(t, proxy.Options{BodyTimeout: limit, MinBodyRate: 1 << 10}, o.addr)
+// TestOpenBodyTimeoutHTTP2: nor is there more time for a body whose length is
+// unknown.
+func TestOpenBodyTimeoutHTTP2(t *testing.T) {
+	o := newOrigin(t, "it", nil)
+	r := newRig(t, proxy.Options{BodyTimeout: brief}, o.addr)
 	c := h2Way.client(t)
-	a, err := fetch(c, "POST", r.url("/slow"), strings.Repeat("x", 20<<20))
-	require.NoError(t, err)
-	require.Equal(t, fmt.Sprint(20<<20), a.body)
-
 	pr, pw := io.Pipe()
+	defer pw.Close()
 	got := in(func() (answer, error) {
 		resp, err := c.Post(r.url("/"), "text/plain", pr)
 		if err != nil {
@@ -92,9 +83,140 @@ func TestSlowBodyHTTP2(t *testing.T) {
 		return answer{resp.StatusCode, resp.Header, string(b)}, err
 	})
 	pw.Write([]byte("x"))
-	time.Sleep(limit + limit/3)
-	pw.Close()
-	require.Equal(t, "1", receive(t, got).body)
+	a := receive(t, got)
+	require.NoError(t, a.err)
+	require.Equal(t, http.StatusRequestTimeout, a.status)
+	require.False(t, r.backend(o.addr).Avoided, "it is not the backend's fault")
+}
+
+// TestSlowBodyHTTP2: nor is a body too slow because the backend is, or, if its
+// length is unknown, because there is a response already or it is of gRPC.
+func TestSlowBodyHTTP2(t *testing.T) {
+	const limit = 1500 * time.Millisecond
+	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			time.Sleep(limit + limit/3)
+		}
+		if r.URL.Path == "/begun" {
+			_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
+			w.(http.Flusher).Flush()
+		}
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	})
+	r := newRig(t, proxy.Options{BodyTimeout: limit, MinBodyRate: 1 << 10}, o.addr)
+	c := h2Way.client(t)
+	a, err := fetch(c, "POST", r.url("/slow"), strings.Repeat("x", 20<<20))
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprint(20<<20), a.body)
+
+	for path, kind := range map[string]string{"/begun": "text/plain", "/": "application/grpc"} {
+		pr, pw := io.Pipe()
+		got := in(func() (answer, error) {
+			resp, err := c.Post(r.url(path), kind, pr)
+			if err != nil {
+				return answer{}, err
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			return answer{resp.StatusCode, resp.Header, string(b)}, err
+		})
+		pw.Write([]byte("x"))
+		time.Sleep(limit + limit/3)
+		pw.Close()
+		require.Equal(t, "1", receive(t, got).body)
+	}
+}
+
+// TestHalfSentHTTP2: a client that stops within what it has begun, or goes on with
+// it for ever.
+func TestHalfSentHTTP2(t *testing.T) {
+	settings := string(h2Frame{kind: h2Settings}.bytes())
+	ping := string(h2Frame{kind: h2Ping, payload: make([]byte, 8)}.bytes())
+	begun := string(h2Frame{kind: h2Headers, stream: 1, payload: h2Fields(":method", "GET")}.bytes())
+	more := string(h2Frame{kind: h2Continuation, stream: 1, payload: h2Fields("x", "y")}.bytes())
+	whole := string(h2Head(1, ":method", "GET", ":scheme", "http", ":authority", "h", ":path", "/"))
+	post := string(h2Frame{h2Headers, h2EndHeaders, 1, h2Fields(":method", "POST", ":scheme", "http", ":authority", "h", ":path", "/", "content-type", "application/grpc")}.bytes())
+	body := string(h2Frame{kind: h2Data, stream: 1, payload: make([]byte, 10_000)}.bytes())
+	for _, encrypted := range []bool{false, true} {
+		for _, test := range []struct{ name, says, trickles string }{
+			{"nothing", "", ""},
+			{"half of the preface", preface[:10], ""},
+			{"most of the preface", preface[:20], ""},
+			{"the preface", preface, ""},
+			{"half of the settings", preface + settings[:5], ""},
+			{"half of a frame's header", preface + settings + ping[:4], ""},
+			{"half of a frame", preface + settings + ping[:12], ""},
+			{"half of a head", preface + settings + whole[:20], ""},
+			{"a head without end", preface + settings + begun, ""},
+			{"a head that goes on", preface + settings + begun, more},
+			{"half of a body's frame", preface + settings + post + body[:1000], ""},
+			{"a body's frame that goes on", preface + settings + post + body[:1000], "x"},
+		} {
+			t.Run(fmt.Sprintf("%s, encrypted: %v", test.name, encrypted), func(t *testing.T) {
+				opts := proxy.Options{HeaderTimeout: brief, BodyTimeout: brief, MinBodyRate: 1 << 20}
+				if encrypted {
+					opts.GetCertificate = getCertificate(t)
+				}
+				r := newRig(t, opts, newOrigin(t, "it", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }).addr)
+				tc, _ := open(t, r.addr)
+				var c net.Conn = tc
+				if encrypted {
+					c = tls.Client(tc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+					require.NoError(t, c.(*tls.Conn).Handshake())
+				}
+				if test.says != "" {
+					say(t, c, "%s", test.says)
+				}
+				ended := make(chan struct{})
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					for test.trickles != "" {
+						select {
+						case <-time.After(brief / 10):
+						case <-ended:
+							return
+						}
+						if _, err := io.WriteString(c, test.trickles); err != nil {
+							return
+						}
+					}
+				})
+				_, err := io.Copy(io.Discard, c)
+				close(ended)
+				wg.Wait()
+				require.False(t, isTimeout(err), "it is still open")
+				soon(t, func() bool { return r.Status().Clients == 0 })
+			})
+		}
+	}
+}
+
+// TestRestsHTTP2: nothing is limited that rests between frames, and a request over
+// TLS is known to be one.
+func TestRestsHTTP2(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Forwarded-Proto")) })
+		const limit = time.Second
+		opts, scheme := proxy.Options{HeaderTimeout: limit, BodyTimeout: limit}, "http"
+		tr := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		tr.Protocols.SetUnencryptedHTTP2(!encrypted)
+		tr.Protocols.SetHTTP2(encrypted)
+		if encrypted {
+			opts.GetCertificate, scheme = getCertificate(t), "https"
+		}
+		r := newRig(t, opts, o.addr)
+		c := &http.Client{Transport: tr, Timeout: longest}
+		t.Cleanup(tr.CloseIdleConnections)
+		for range 2 {
+			require.Equal(t, scheme, get(t, c, scheme+"://"+r.addr+"/"))
+			require.EqualValues(t, 1, r.Status().Clients)
+			time.Sleep(limit + limit/3)
+		}
+		require.EqualValues(t, 1, r.Status().Clients)
+		tr.CloseIdleConnections()
+		r.close()
+	}
 }
 
 // TestReaderThatTakesNothingHTTP2: a client that takes nothing of what is sent on

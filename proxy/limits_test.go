@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,6 +236,15 @@ func TestRequestTimeout(t *testing.T) {
 			_, err := fetch(w.client(t), "POST", r.url("/begun"), "body")
 			require.Error(t, err)
 		})
+		if w != fastWay {
+			for _, known := range []bool{false, true} {
+				for _, trickles := range []bool{false, true} {
+					t.Run(fmt.Sprintf("upload, known: %v, trickles: %v", known, trickles), func(t *testing.T) {
+						testRequestTimeoutUpload(t, w, known, trickles)
+					})
+				}
+			}
+		}
 		t.Run("next", func(t *testing.T) { // it begins anew with each request
 			r := newRig(t, proxy.Options{RequestTimeout: 600 * time.Millisecond}, newOrigin(t, "it", nil).addr)
 			c := w.client(t)
@@ -244,6 +254,49 @@ func TestRequestTimeout(t *testing.T) {
 			}
 		})
 	})
+}
+
+// testRequestTimeoutUpload: a client that does not come to the end of its body is
+// told in time, and it is not the backend's fault.
+func testRequestTimeoutUpload(t *testing.T, w way, known, trickles bool) {
+	o := newOrigin(t, "it", nil)
+	r := newRig(t, proxy.Options{RequestTimeout: 3 * brief, BodyTimeout: time.Hour}, o.addr)
+	pr, pw := io.Pipe()
+	req, err := http.NewRequest("POST", r.url("/"), pr)
+	require.NoError(t, err)
+	if known {
+		req.ContentLength = 100_000
+	}
+	c := w.client(t)
+	got := in(func() (answer, error) {
+		resp, err := c.Do(req)
+		if err != nil {
+			return answer{}, err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return answer{resp.StatusCode, resp.Header, string(b)}, err
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		pw.Write([]byte("begin"))
+		for trickles {
+			time.Sleep(brief / 10)
+			if _, err := pw.Write([]byte("x")); err != nil {
+				return
+			}
+		}
+	})
+	a := receive(t, got)
+	pw.Close()
+	pr.Close()
+	wg.Wait()
+	require.NoError(t, a.err)
+	require.Equal(t, http.StatusRequestTimeout, a.status)
+	st := r.backend(o.addr)
+	require.EqualValues(t, 1, st.Errors[proxy.Canceled], "%v", st.Errors)
+	require.Zero(t, st.Errors[proxy.TimedOut])
+	require.False(t, st.Avoided)
 }
 
 // TestReaderThatTakesNothing: a client that takes nothing of its answer, whatever
@@ -302,11 +355,28 @@ func TestMaxHeaderBytes(t *testing.T) {
 	})
 }
 
+// TestMaxHeaderBytesExact: no byte more.
+func TestMaxHeaderBytesExact(t *testing.T) {
+	const limit = 4096
+	for _, more := range []int{1, 2, 3, 4, 100, 3000, 5000} {
+		eachOld(t, proxy.Options{MaxHeaderBytes: limit}, func(t *testing.T, r *rig, c *net.TCPConn, br *bufio.Reader) {
+			head := "GET / HTTP/1.1\r\nHost: a\r\nX: "
+			say(t, c, "%s%s\r\n\r\n", head, strings.Repeat("x", limit+more-len(head)-4))
+			require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, hear(t, br).status, more)
+			io.Copy(io.Discard, br) // it ends
+			require.EqualValues(t, 1, r.Status().Refused)
+		})
+	}
+}
+
 func TestMaxHeaderBytesHTTP2(t *testing.T) {
 	r := newRig(t, proxy.Options{MaxHeaderBytes: 4096}, newOrigin(t, "it", nil).addr)
 	c := h2Way.client(t)
 	get(t, c, r.url("/"), "X", strings.Repeat("x", 3000))
-	a, err := fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 20<<10))
+	a, err := fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 4050))
+	require.NoError(t, err)
+	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.status)
+	a, err = fetch(c, "GET", r.url("/"), "", "X", strings.Repeat("x", 20<<10))
 	if err == nil {
 		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, a.status)
 	}

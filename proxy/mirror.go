@@ -210,9 +210,9 @@ func (m *mirror) roundTrip(build func() (*http.Request, error)) error {
 	if _, ok := r.Header["User-Agent"]; !ok {
 		r.Header.Set("User-Agent", "") // or net/http says its own
 	}
-	neverReplay(r)
 	b.bytesIn.Add(uint64(max(r.ContentLength, 0)))
-	resp, err := m.proxy.slow.transport(isGRPC(r), false).RoundTrip(r)
+	slow := &m.proxy.slow
+	resp, _, err := slow.send(r, b, slow.via(isGRPC(r), false))
 	if err == nil {
 		if err = check(resp, r); err != nil {
 			resp.Body.Close()

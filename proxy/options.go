@@ -52,20 +52,22 @@ type Options struct {
 	ResponseTimeout time.Duration
 
 	// RequestTimeout is how long a request may take as a whole, retries and
-	// bodies included. It does not apply to upgraded connections. Zero and
+	// bodies included. It does not apply to upgraded connections. If it is the
+	// client that is waited for, that is not held against the backend. Zero and
 	// negative mean for ever.
 	RequestTimeout time.Duration
 
 	// HeaderTimeout is how long a client may take to send the head of a
-	// request. Zero means 8 s.
+	// request, and over HTTP/2 any frame that is not of a body. Zero means 8 s.
 	HeaderTimeout time.Duration
 
 	// BodyTimeout is how long a client may send nothing of a body that it owes,
 	// and the head start of the rate that MinBodyRate demands, and how long it
 	// may accept nothing of a response. Over HTTP/2, where streams may rest, it
-	// applies to bodies with Content-Length that are not of gRPC, and to how
-	// long a connection may take nothing of what is sent on it. Zero means 8 s;
-	// negative means for ever.
+	// does not apply to bodies of gRPC, nor, once the response has begun, to
+	// those without Content-Length, except within a frame; and it is how long a
+	// connection may take nothing of what is sent on it. Zero means 8 s; negative
+	// means for ever.
 	BodyTimeout time.Duration
 
 	// MinBodyRate is the least average rate at which a client must send a body,
@@ -87,7 +89,9 @@ type Options struct {
 	// may be silent. Zero means 30 s.
 	DrainTimeout time.Duration
 
-	// MaxHeaderBytes is the largest head of a request. Zero means 64 KiB.
+	// MaxHeaderBytes is the largest head of a request, which over HTTP/2 counts
+	// as it would be in HTTP/1; a larger one is answered with 431. Zero means
+	// 64 KiB.
 	MaxHeaderBytes int
 
 	// MaxBodyBytes is the largest body of a request; a larger one is answered
@@ -99,7 +103,8 @@ type Options struct {
 	// listener. Zero means 65,536.
 	MaxConns int
 
-	// MaxIdleConns is how many idle connections are kept to each backend. Zero
+	// MaxIdleConns is how many idle connections are kept to each backend: by the
+	// fast path, and as many by net/http, see the package's documentation. Zero
 	// means 256.
 	MaxIdleConns int
 

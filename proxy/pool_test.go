@@ -1,12 +1,14 @@
 package proxy_test
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -559,4 +561,70 @@ func TestAddKeepsWeight(t *testing.T) {
 		require.Equal(t, weights[1], r.backend("a:1").Weight)
 	}
 	require.Zero(t, pool.Status().Latency.Quantile(0.5))
+}
+
+// TestRemovedConnections: connections to a backend that is removed are closed, once
+// nothing is in flight on them.
+func TestRemovedConnections(t *testing.T) {
+	for _, w := range ways {
+		for _, speaks := range []proxy.Protocol{proxy.HTTP1, proxy.H2C} {
+			t.Run(fmt.Sprint(w, speaks), func(t *testing.T) {
+				var open atomic.Int64
+				arrived, goOn := make(chan string, 10), make(chan struct{})
+				l := newListener(t)
+				srv := &http.Server{
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						arrived <- r.Method
+						<-goOn
+						io.WriteString(w, "it")
+					}),
+					ConnState: func(_ net.Conn, s http.ConnState) {
+						switch s {
+						case http.StateNew:
+							open.Add(1)
+						case http.StateClosed:
+							open.Add(-1)
+						}
+					},
+					Protocols: new(http.Protocols),
+				}
+				srv.Protocols.SetHTTP1(true)
+				srv.Protocols.SetUnencryptedHTTP2(true)
+				var wg sync.WaitGroup
+				wg.Go(func() { srv.Serve(l) })
+				t.Cleanup(wg.Wait)
+				t.Cleanup(func() { srv.Close() })
+				addr := l.Addr().String()
+				r := newRig(t, proxy.Options{BackendProtocol: speaks, BackendIdleTimeout: time.Hour}, addr)
+				c := w.client(t)
+				got := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "") })
+				receive(t, arrived)
+				r.SetBackends(nil)
+				close(goOn)
+				require.Equal(t, "it", receive(t, got).body)
+				soon(t, func() bool { return open.Load() == 0 })
+
+				r.SetBackends([]string{addr})
+				require.Equal(t, "it", get(t, c, r.url("/")))
+				require.NotZero(t, open.Load())
+				require.NoError(t, r.Pool(proxy.DefaultPool).Drain(t.Context(), addr))
+				soon(t, func() bool { return open.Load() == 0 })
+			})
+		}
+	}
+}
+
+// TestDialedLate: a connection that is there only when the proxy has been closed is
+// closed, too.
+func TestDialedLate(t *testing.T) {
+	r := newRig(t, proxy.Options{})
+	ended := make(chan error, 1)
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		_, err := br.ReadByte()
+		ended <- err
+	})
+	r.close()
+	_, err := r.DialForNetHTTP(addr)
+	require.Error(t, err)
+	require.ErrorIs(t, receive(t, ended), io.EOF)
 }

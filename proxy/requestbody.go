@@ -1,50 +1,58 @@
 package proxy
 
 import (
-	"bytes"
+	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 )
 
-// A requestBody is the body of a request, which may have to be sent again.
+// A requestBody is the body of a request, which may have to be sent again: its
+// beginning is kept as it passes, until there is too much of it, or a response.
 type requestBody struct {
 	io.ReadCloser
-	touched atomic.Bool
 	err     atomic.Pointer[error]
-	copy    []byte
-	whole   bool        // it was read before, and is in copy
-	to      *backend    // of the attempt
+	waiting atomic.Bool // for the client
 	mirror  *mirrorCopy // nil if there is none
+
+	turn sync.Mutex // to read on: an attempt that is over may still be at it
+
+	mu      sync.Mutex // guards the following
+	current *attemptBody
+	kept    []byte
+	settled bool // no more is kept
+	lost    bool // more has passed than was kept
+	ended   bool
 }
-
-// keep reads the body, which is small.
-func (b *requestBody) keep() {
-	buf, err := io.ReadAll(b.ReadCloser)
-	if err == nil {
-		b.copy, b.whole = buf, true
-		return
-	}
-	b.touched.Store(true)
-	b.err.Store(&err)
-	b.ReadCloser = failedBody{err}
-}
-
-// A failedBody is one that the client did not send.
-type failedBody struct{ err error }
-
-func (b failedBody) Read([]byte) (int, error) { return 0, b.err }
-func (b failedBody) Close() error             { return nil }
 
 // attempt returns the body for an attempt on a backend.
-func (b *requestBody) attempt(to *backend) io.ReadCloser {
-	if b.whole {
-		return &requestBody{ReadCloser: io.NopCloser(bytes.NewReader(b.copy)), to: to}
-	}
-	b.to = to
-	return b
+func (b *requestBody) attempt(to *backend) *attemptBody {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.current = &attemptBody{of: b, to: to}
+	return b.current
 }
 
-func (b *requestBody) replayable() bool { return b.whole || !b.touched.Load() }
+// replayable reports whether the body can be sent from its beginning.
+func (b *requestBody) replayable() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.lost && b.failed() == nil
+}
+
+// whole reports whether the client has sent all of it.
+func (b *requestBody) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended
+}
+
+// settle is called when there is a response: the body is not sent again.
+func (b *requestBody) settle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settled = true
+}
 
 func (b *requestBody) failed() error {
 	if e := b.err.Load(); e != nil {
@@ -53,22 +61,81 @@ func (b *requestBody) failed() error {
 	return nil
 }
 
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.touched.Store(true)
+// next reads what comes next from the client, for an attempt, and keeps it.
+func (b *requestBody) next(a *attemptBody, p []byte) (int, error) {
+	b.waiting.Store(true)
 	n, err := b.ReadCloser.Read(p)
-	b.to.bytesIn.Add(uint64(n))
+	b.waiting.Store(false)
+	if err != nil && err != io.EOF {
+		b.err.Store(&err)
+	}
+	b.mu.Lock()
+	switch {
+	case n == 0:
+	case a != b.current: // which is to have it
+		b.kept = append(b.kept, p[:n]...)
+	case !b.settled && len(b.kept)+n <= bufferSize:
+		b.kept = append(b.kept, p[:n]...)
+	default:
+		b.settled, b.lost, b.kept = true, true, nil
+	}
+	b.ended = b.ended || err == io.EOF
+	b.mu.Unlock()
 	if b.mirror != nil {
 		b.mirror.add(p[:n])
 		if err == io.EOF {
 			b.mirror.send()
 		}
 	}
-	if err != nil && err != io.EOF {
-		b.err.Store(&err)
-	}
 	return n, err
 }
 
-// Close does nothing: a transport closes the body of every attempt, and the
-// server closes the body itself.
-func (b *requestBody) Close() error { return nil }
+// again reads what an attempt has not had yet of what was kept. over says why
+// there is nothing to read for it any more.
+func (b *requestBody) again(a *attemptBody, p []byte) (n int, over error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case a != b.current:
+		return 0, errAttemptOver
+	case a.pos < len(b.kept):
+		n = copy(p, b.kept[a.pos:])
+		a.pos += n
+		return n, nil
+	case b.ended:
+		return 0, io.EOF
+	}
+	return 0, b.failed()
+}
+
+var errAttemptOver = errors.New("the request is being sent elsewhere")
+
+// An attemptBody is a requestBody as one attempt sends it.
+type attemptBody struct {
+	of  *requestBody
+	to  *backend
+	pos int // in what is kept
+}
+
+// rewind lets it begin anew, if it can.
+func (a *attemptBody) rewind() bool {
+	a.pos = 0
+	return a.of.replayable()
+}
+
+func (a *attemptBody) Read(p []byte) (n int, err error) {
+	if n, err = a.of.again(a, p); n == 0 && err == nil {
+		a.of.turn.Lock() // an attempt that is over may have to come to its end
+		if n, err = a.of.again(a, p); n == 0 && err == nil {
+			n, err = a.of.next(a, p)
+			a.pos += n
+		}
+		a.of.turn.Unlock()
+	}
+	a.to.bytesIn.Add(uint64(n))
+	return n, err
+}
+
+// Close does nothing: net/http closes the body of every attempt, and the server
+// closes the body itself.
+func (a *attemptBody) Close() error { return nil }

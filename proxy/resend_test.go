@@ -151,6 +151,123 @@ func TestNoReplayIdempotencyKey(t *testing.T) {
 	}
 }
 
+// TestResetNotResent: a request whose stream was reset is not sent again beyond
+// what is counted and allowed; one that is not idempotent is not at all.
+func TestResetNotResent(t *testing.T) {
+	for _, grpc := range []bool{false, true} {
+		for _, code := range []uint32{h2ProtocolError, h2InternalError} {
+			for _, test := range []struct {
+				method, body string
+				seen         int64
+			}{
+				{"GET", "", 3}, {"PUT", "body", 3}, {"POST", "", 1}, {"POST", "body", 1}, {"PATCH", "", 1},
+			} {
+				t.Run(fmt.Sprint(grpc, code, test.method, test.body), func(t *testing.T) {
+					var seen atomic.Int64
+					addr := newHTTP2Origin(t, func(stream uint32) ([]byte, bool) {
+						seen.Add(1)
+						return h2Frame{kind: h2Reset, stream: stream, payload: h2Uints(code)}.bytes(), false
+					})
+					opts, header := proxy.Options{BackendProtocol: proxy.H2C}, []string(nil)
+					if grpc {
+						opts, header = proxy.Options{}, []string{"Content-Type", "application/grpc"}
+					}
+					r := newRig(t, opts, addr)
+					a, err := fetch(h2Way.client(t), test.method, r.url("/"), test.body, header...)
+					require.NoError(t, err)
+					if !grpc {
+						require.Equal(t, http.StatusBadGateway, a.status)
+					}
+					require.Equal(t, test.seen, seen.Load())
+					require.EqualValues(t, test.seen, r.backend(addr).Requests)
+					require.EqualValues(t, test.seen-1, r.backend(addr).Retries)
+				})
+			}
+		}
+	}
+}
+
+// TestRefusedElsewhere: a request that a backend of HTTP/2 says it did not look at
+// is tried elsewhere at once, with what was sent of its body.
+func TestRefusedElsewhere(t *testing.T) {
+	refusals := map[string]func(stream uint32) ([]byte, bool){
+		"REFUSED_STREAM": func(stream uint32) ([]byte, bool) {
+			return h2Frame{kind: h2Reset, stream: stream, payload: h2Uints(h2RefusedStream)}.bytes(), false
+		},
+		"GOAWAY": func(uint32) ([]byte, bool) {
+			return h2Frame{kind: h2GoAway, payload: h2Uints(0, 0)}.bytes(), true
+		},
+		"GOAWAY, for an error": func(uint32) ([]byte, bool) {
+			return h2Frame{kind: h2GoAway, payload: h2Uints(0, h2InternalError)}.bytes(), true
+		},
+	}
+	for name, refusal := range refusals {
+		for _, method := range []string{"GET", "POST"} {
+			for _, body := range []string{"", "body"} {
+				for _, known := range []bool{false, true} {
+					t.Run(fmt.Sprint(name, method, body, known), func(t *testing.T) {
+						var seen atomic.Int64
+						bad := newHTTP2Origin(t, func(stream uint32) ([]byte, bool) {
+							seen.Add(1)
+							return refusal(stream)
+						})
+						good := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+						r := newRig(t, proxy.Options{BackendProtocol: proxy.H2C, Balance: proxy.RoundRobin, RetryBudget: -1}, bad, good.addr)
+						c := h2Way.client(t)
+						for range 2 {
+							req, err := http.NewRequest(method, r.url("/"), strings.NewReader(body))
+							require.NoError(t, err)
+							if req.GetBody = nil; !known {
+								req.ContentLength = -1
+							}
+							resp, err := c.Do(req)
+							require.NoError(t, err)
+							got, err := io.ReadAll(resp.Body)
+							require.NoError(t, err)
+							resp.Body.Close()
+							require.Equal(t, 200, resp.StatusCode)
+							require.Equal(t, body, string(got))
+						}
+						require.EqualValues(t, 1, seen.Load(), "then it is avoided")
+						require.EqualValues(t, 1, r.backend(bad).Requests)
+					})
+				}
+			}
+		}
+	}
+}
+
+// TestEndedConnections: a request does not meet a connection that the backend had
+// ended before, so that even a POST does not fail by that.
+func TestEndedConnections(t *testing.T) {
+	for _, w := range ways {
+		t.Run(string(w), func(t *testing.T) {
+			ended := make(chan struct{})
+			opts := proxy.Options{}
+			addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err != nil {
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				br.Discard(len("body"))
+				c.Close()
+				ended <- struct{}{}
+			})
+			r := newRig(t, opts, addr)
+			c := w.client(t)
+			for range 200 {
+				a, err := fetch(c, "POST", r.url("/"), "body")
+				require.NoError(t, err)
+				require.Equal(t, 200, a.status, a.body)
+				receive(t, ended)
+			}
+			st := r.backend(addr)
+			require.Zero(t, st.Retries)
+			require.Zero(t, st.Errors)
+		})
+	}
+}
+
 // TestUnsendable: a request that cannot be sent to a backend says nothing about
 // that.
 func TestUnsendable(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 // for the reverse proxy.
 func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := req.Context().Value(requestKey{}).(*request)
-	transport := s.transport(q.grpc, q.upgrade)
+	via := s.via(q.grpc, q.upgrade)
 	q.mirrorTo(req)
 	for {
 		b, now, err := s.proxy.next(req.Context(), &q.exchange.route, s.proxy.now())
@@ -26,32 +26,35 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		q.try(b, now)
 		ctx, cancel := context.WithCancelCause(req.Context())
 		stop := context.AfterFunc(b.ctx, func() { cancel(errGone) })
-		sent := sending{cancel: cancel, http2: transport != &s.http1}
-		out := req.WithContext(sent.trace(ctx))
+		out := req.WithContext(ctx)
 		url := *req.URL
 		url.Host = urlHost(b.addr)
 		out.URL = &url
 		if q.body != nil {
 			out.Body = q.body.attempt(b)
 		}
-		resp, err := transport.RoundTrip(out)
+		resp, sent, err := s.send(out, b, via)
+		wasSent := err == nil || sent.sent()
 		if err == nil {
 			if err = check(resp, out); err == nil {
+				if q.body != nil {
+					q.body.settle()
+				}
 				q.answer(s.proxy.now(), resp.StatusCode)
 				resp.Body = q.track(resp, req.Context(), ctx, func(cause error) { stop(); cancel(cause) })
 				return resp, nil
 			}
 			resp.Body.Close()
-		} else if ctx.Err() == nil && sent.unsendable(err) {
+		} else if ctx.Err() == nil && sent.unsendable() {
 			err = &unsendableError{err}
 		}
 		stop()
 		kind := q.kindOf(req.Context(), ctx, err)
 		cancel(nil)
-		q.kept = sent.kept.Load()
+		q.kept = sent.idled()
 		q.lose(s.proxy.now(), kind, err)
-		if kind == Canceled || q.body != nil && !q.body.replayable() ||
-			!s.proxy.mayRetry(&q.exchange.route, b, kind != DialFailed || sent.wrote.Load(), isIdempotent(req.Method) && (kind == Broken || kind == DialFailed)) {
+		if kind == Canceled || req.Context().Err() != nil || q.body != nil && !q.body.replayable() ||
+			!s.proxy.mayRetry(&q.exchange.route, b, wasSent, isIdempotent(req.Method) && kind == Broken) {
 			return nil, &backendError{kind, err}
 		}
 	}
@@ -73,9 +76,6 @@ func (q *request) mirrorTo(req *http.Request) {
 	case c == nil:
 	case q.body == nil:
 		c.send()
-	case q.body.whole:
-		c.body = q.body.copy
-		c.send()
 	default:
 		q.copy, q.body.mirror = c, c
 	}
@@ -96,13 +96,23 @@ func isIdempotent(method string) bool {
 
 // check looks at the head of a response for what net/http lets pass.
 func check(resp *http.Response, req *http.Request) error {
-	switch up := req.Header.Get("Upgrade"); {
+	switch to := resp.Header.Get("Upgrade"); {
 	case resp.ProtoMajor != 1 && resp.ProtoMajor != 2, resp.StatusCode < 100, resp.StatusCode > 599:
 		return fmt.Errorf("%w: %s %s", errMalformed, resp.Proto, resp.Status)
-	case resp.StatusCode == http.StatusSwitchingProtocols && (up == "" || !strings.EqualFold(up, resp.Header.Get("Upgrade"))):
-		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, resp.Header.Get("Upgrade"), up)
+	case resp.StatusCode == http.StatusSwitchingProtocols && !offers(req.Header.Get("Upgrade"), to):
+		return fmt.Errorf("%w: status 101, to %q instead of %q", errMalformed, to, req.Header.Get("Upgrade"))
 	}
 	return nil
+}
+
+// offers reports whether a protocol is one of those in an Upgrade, each of which
+// may have a version: RFC 9110, section 7.8.
+func offers(upgrade, protocol string) bool {
+	return protocol != "" && slices.ContainsFunc(strings.Split(upgrade, ","), func(offered string) bool {
+		offered = strings.TrimSpace(offered)
+		name, _, _ := strings.Cut(offered, "/")
+		return strings.EqualFold(offered, protocol) || strings.EqualFold(name, protocol)
+	})
 }
 
 // kindOf says what an error of a transport means. client is the request's
@@ -114,8 +124,6 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 	switch {
 	case q.body != nil && q.body.failed() != nil, errors.As(err, &unsendable):
 		return Canceled // by the client
-	case errors.As(err, &dial):
-		return DialFailed
 	case errors.Is(context.Cause(client), errTimeout):
 		return TimedOut
 	case client.Err() != nil, q.pastDeadline():
@@ -124,6 +132,8 @@ func (q *request) kindOf(client, ctx context.Context, err error) ErrorKind {
 		return TimedOut
 	case ctx.Err() != nil:
 		return Broken // its time to drain is over
+	case errors.As(err, &dial):
+		return DialFailed
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return TimedOut
 	case isBadResponse(err):

@@ -50,12 +50,13 @@ type screened struct {
 	ending       bool       // there is to be no request but what has been sent
 	looked       bool       // for that
 
-	headBy  time.Time    // when the head must be there; zero before it has begun
-	left    int64        // of a body that has a length
-	chunks  chunkScanner // of one that has chunks
-	began   time.Time    // the body
-	got     int64        // of it
-	scratch []byte
+	headBy time.Time    // when the head must be there; zero before it has begun
+	left   int64        // of a body that has a length
+	chunks chunkScanner // of one that has chunks
+	frames frameScan    // of HTTP/2
+	within bool         // of a frame, or a head of several, which has a time limit
+	began  time.Time    // the body, or the frame
+	got    int64        // of the body
 }
 
 type screenState int
@@ -64,6 +65,7 @@ const (
 	atHead screenState = iota
 	inBody
 	inChunks
+	inFrames // of HTTP/2
 	open     // all passes: another protocol, or what is not to be followed by a request
 	refusing // nothing passes any more
 )
@@ -201,12 +203,36 @@ type screenedTLS struct {
 
 func (s screenedTLS) ConnectionState() tls.ConnectionState { return s.tls.ConnectionState() }
 
+// newFramed returns a screened for what is to be HTTP/2 only. To net/http it looks
+// like a connection without TLS, since it takes HTTP/2 with TLS only from a
+// tls.Conn itself; server.ServeHTTP says what it is.
+func newFramed(p *Proxy, t *tls.Conn, read []byte) framed {
+	s := newScreened(p, t, func() {}, read, time.Time{}, false)
+	s.state, s.began = inFrames, time.Now()
+	s.frames.preface = preface + restOfPreface
+	state := t.ConnectionState()
+	return framed{s, &state}
+}
+
+type framed struct {
+	*screened
+	state *tls.ConnectionState
+}
+
+// tlsStateKey is for the state of TLS of a connection that is framed.
+type tlsStateKey struct{}
+
 // Read reads what passes. After an error that was a timeout it can go on.
 func (s *screened) Read(p []byte) (int, error) {
 	for {
 		if len(s.ready) > 0 {
 			n := copy(p, s.ready)
-			s.ready = s.ready[n:]
+			if s.ready = s.ready[n:]; len(s.ready) == 0 {
+				s.ready = nil
+				if len(s.raw) == 0 {
+					s.raw = nil // it has the same memory
+				}
+			}
 			if s.state == refusing && len(s.ready) == 0 {
 				s.lastWord.Store(true)
 			}
@@ -228,6 +254,8 @@ func (s *screened) Read(p []byte) (int, error) {
 				return n, nil
 			}
 			return s.Conn.Read(p)
+		case inFrames:
+			return s.readFrames(p)
 		case inBody:
 			n, err := s.readBody(p[:min(int64(len(p)), s.left)])
 			s.left -= int64(n)
@@ -250,7 +278,7 @@ func (s *screened) Read(p []byte) (int, error) {
 			}
 			return k, err
 		case atHead:
-			if err := s.readHead(); err != nil {
+			if err := s.readHead(p); err != nil {
 				return 0, err
 			}
 		}
@@ -265,13 +293,7 @@ func (s *screened) readBody(p []byte) (int, error) {
 		s.got += int64(n)
 		return n, nil
 	}
-	if d := s.proxy.opts.BodyTimeout; d > 0 {
-		limit := time.Now().Add(d)
-		if rate := s.proxy.opts.MinBodyRate; rate > 0 {
-			if slowest := s.began.Add(d + time.Duration(float64(s.got)/float64(rate)*float64(time.Second))); slowest.Before(limit) {
-				limit = slowest
-			}
-		}
+	if limit := bodyLimit(s.began, time.Now(), s.got, &s.proxy.opts); !limit.IsZero() {
 		s.limitRead(limit)
 		defer s.limitRead(time.Time{})
 	}
@@ -280,8 +302,35 @@ func (s *screened) readBody(p []byte) (int, error) {
 	return n, err
 }
 
-// readHead reads the head of a request, and looks whether it may pass.
-func (s *screened) readHead() error {
+// readFrames reads of HTTP/2, whose client has a time limit for what it has begun.
+func (s *screened) readFrames(p []byte) (n int, err error) {
+	if n = copy(p, s.raw); n > 0 {
+		s.raw = s.raw[n:]
+	} else {
+		within := s.frames.within()
+		if within {
+			s.limitRead(s.frames.limit(s.began, time.Now(), &s.proxy.opts))
+		} else if s.within {
+			s.limitRead(time.Time{})
+		}
+		s.within = within
+		n, err = s.Conn.Read(p)
+	}
+	rested, ok := s.frames.scan(p[:n])
+	if rested {
+		s.began = time.Now()
+	}
+	if !ok {
+		s.err = fmt.Errorf("%w: it is not of HTTP/2", errBadRequest)
+		s.refused(s.err)
+		return 0, s.err
+	}
+	return n, err
+}
+
+// readHead reads the head of a request, and looks whether it may pass. It reads
+// with the buffer that is to be filled, so as to have none while the client rests.
+func (s *screened) readHead(p []byte) error {
 	for {
 		// Some clients send an empty line after a body.
 		for len(s.raw) >= 2 && s.raw[0] == '\r' && s.raw[1] == '\n' {
@@ -294,6 +343,13 @@ func (s *screened) readHead() error {
 			s.state, s.raw = refusing, nil
 			s.ready = []byte("?\r\n\r\n") // is answered with 400
 			return nil
+		case size > s.proxy.opts.MaxHeaderBytes, size == 0 && len(s.raw) > s.proxy.opts.MaxHeaderBytes:
+			s.refused(errLargeHead)
+			// It is given more than it takes, which it answers with 431.
+			s.ready = append(s.raw[:s.proxy.opts.MaxHeaderBytes-2:s.proxy.opts.MaxHeaderBytes-2], bytes.Repeat([]byte("x"), 12<<10)...)
+			s.state, s.raw = refusing, nil
+			s.unread.Store(true)
+			return nil
 		case size > 0:
 			s.ready, s.raw, s.state, s.fresh = s.raw[:size:size], s.raw[size:], next, false
 			s.head = headScan{}
@@ -301,12 +357,6 @@ func (s *screened) readHead() error {
 			s.headBy = time.Time{}
 			s.limitRead(time.Time{})
 			return nil
-		case len(s.raw) > s.proxy.opts.MaxHeaderBytes+8<<10:
-			s.state = open // is answered with 431
-			return nil
-		}
-		if s.scratch == nil {
-			s.scratch = make([]byte, 4<<10)
 		}
 		if len(s.raw) > 0 {
 			// net/http sees nothing of it before it is there as a whole.
@@ -316,9 +366,9 @@ func (s *screened) readHead() error {
 			s.limitRead(s.headBy)
 		}
 		s.setReading(true)
-		n, err := s.Conn.Read(s.scratch)
+		n, err := s.Conn.Read(p)
 		s.setReading(false)
-		s.raw = append(s.raw, s.scratch[:n]...)
+		s.raw = append(s.raw, p[:n]...)
 		if n == 0 && err != nil {
 			if s.lastLook() {
 				continue
@@ -333,7 +383,10 @@ func (s *screened) refused(err error) {
 	s.proxy.problem("refused a request", "peer", s.RemoteAddr(), "error", err)
 }
 
-var errBadRequest = fmt.Errorf("bad request")
+var (
+	errBadRequest = errors.New("bad request")
+	errLargeHead  = fmt.Errorf("%w: its head is too large", errBadRequest)
+)
 
 // isHostHeader is what net/http accepts, more than isHost.
 var isHostHeader = charTable(func(c byte) bool { return alnum(c) || bytes.IndexByte([]byte("!$%&'()*+,-.:;=[]_~"), c) >= 0 })
@@ -383,7 +436,8 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 			return 0, atHead, nil
 		}
 		if bytes.HasPrefix(b, []byte(preface)) {
-			return len(preface), open, nil
+			s.frames = frameScan{preface: restOfPreface}
+			return len(preface), inFrames, nil
 		}
 	}
 	h := &s.head

@@ -9,87 +9,111 @@ import (
 	"sync/atomic"
 )
 
-// A sending is what is seen of one attempt within a transport. That would send a
-// request again by itself, if it is idempotent and a connection that was kept
-// turns out to be closed; here that is not its to decide. Over HTTP/2 it does so
-// only if the backend said that it did not look at the request: that it may.
-type sending struct {
-	cancel context.CancelCauseFunc
-	http2  bool
-
-	asked  atomic.Bool                   // for a connection
-	conn   atomic.Pointer[transportConn] // that it got
-	kept   atomic.Bool                   // that was used before, and nothing has come on it since
-	wrote  atomic.Bool                   // the head: the backend may have seen it
-	denied atomic.Bool                   // to send it again
-}
-
-// broke returns why the connection is none any more.
-func (s *sending) broke() error {
-	if c := s.conn.Load(); c != nil {
-		if err := c.failed.Load(); err != nil {
-			return *err
+// send has a backend answer a request. If a connection that was used before turns
+// out to have ended, and nothing was written on it, it is sent on a new one.
+func (s *slowPath) send(r *http.Request, b *backend, via protocol) (*http.Response, *sending, error) {
+	for anew := false; ; anew = true {
+		conn, kept, err := b.slow[via].get(r.Context(), b, via, anew)
+		if err != nil {
+			return nil, &sending{}, err
+		}
+		t := &sending{conn: conn, kept: kept, before: conn.sock.written.Load()}
+		resp, err := conn.RoundTrip(r.WithContext(t.trace(r.Context())))
+		if err == nil {
+			return resp, t, nil
+		}
+		t.err = err
+		if anew || !kept || t.sent() || t.unsendable() || isRefused(err) || r.Context().Err() != nil || !rewind(r.Body) {
+			return nil, t, err
 		}
 	}
-	return errBroke
 }
 
-var errBroke = errors.New("the connection broke")
+// rewind prepares a body to be read from its beginning, if that is possible.
+func rewind(body any) bool {
+	if body == nil || body == http.NoBody {
+		return true
+	}
+	b, ok := body.(*attemptBody)
+	return ok && b.rewind()
+}
 
-// trace returns a context by which a transport tells.
-func (s *sending) trace(ctx context.Context) context.Context {
+// A sending is what is seen of one attempt to send a request. The zero value is
+// of one that found no connection.
+type sending struct {
+	conn   *clientConn
+	kept   bool  // conn was used before
+	before int64 // what had been written on it
+	err    error
+
+	wrote atomic.Bool // the head, with HTTP/2
+	heard atomic.Bool // of the backend
+}
+
+// trace returns a context by which net/http tells.
+func (t *sending) trace(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) {
-			s.asked.Store(true)
-			if !s.wrote.Load() {
-				return
-			}
-			if s.http2 {
-				s.wrote.Store(false)
-				return
-			}
-			s.denied.Store(true)
-			s.cancel(s.broke())
-		},
-		GotConn: func(c httptrace.GotConnInfo) {
-			if s.denied.Load() {
-				c.Conn.Close() // it came before it was noticed that the attempt is over
-			} else if conn, ok := c.Conn.(*transportConn); ok {
-				s.conn.Store(conn)
-				s.kept.Store(c.Reused)
-			}
-		},
-		GotFirstResponseByte: func() { s.kept.Store(false) },
-		WroteHeaders:         func() { s.wrote.Store(true) },
+		// With HTTP/2 it is called while nobody else can write on the connection.
+		WroteHeaders:         func() { t.wrote.Store(!t.conn.sock.broke.Load()) },
+		GotFirstResponseByte: func() { t.heard.Store(true) },
 	})
 }
 
-// unsendable reports whether an error of a transport says that it cannot send such
-// a request, which is not the backend's fault.
-func (s *sending) unsendable(err error) bool {
-	return !s.asked.Load() || strings.Contains(err.Error(), tooLargeForPeer)
+// sent reports whether the backend may have looked at the request.
+func (t *sending) sent() bool {
+	switch {
+	case t.conn == nil:
+		return false
+	case t.conn.via == viaHTTP1:
+		return t.conn.sock.written.Load() != t.before
+	}
+	return t.wrote.Load() && !isRefused(t.err) && !isGoAway(t.err)
 }
 
-// tooLargeForPeer is what net/http says of a head that is larger than a backend of
-// HTTP/2 wants.
-const tooLargeForPeer = "request header list larger than peer's advertised limit"
+// idled reports whether the attempt may have failed by no more than that the
+// connection had been idle for long.
+func (t *sending) idled() bool { return t.kept && !t.heard.Load() && !isRefused(t.err) }
+
+// unsendable reports whether net/http cannot send such a request, which is not
+// the backend's fault: it did not try, and the connection is as good as before.
+func (t *sending) unsendable() bool {
+	return t.conn != nil && t.conn.Err() == nil && !t.sent() && !isRefused(t.err) && !isGoAway(t.err)
+}
+
+// A streamError is net/http's error about a stream of HTTP/2: its method As finds
+// this to be like that.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return "stream error" }
+
+// isRefused reports whether a backend of HTTP/2 said that it did not look at a
+// request: RFC 9113, section 8.7.
+func isRefused(err error) bool {
+	const refusedStream = 0x7
+	var e streamError
+	return errors.As(err, &e) && e.Code == refusedStream
+}
+
+// isGoAway reports whether a backend of HTTP/2 said that it did not look at a
+// request since it is about to close the connection, or had done so before. There
+// are no errors to tell that by.
+func isGoAway(err error) bool {
+	if err == nil {
+		return false
+	}
+	for _, words := range []string{"Transport received ", "client conn not usable", "client conn could not be established"} {
+		if strings.HasPrefix(err.Error(), "http2: "+words) {
+			return true
+		}
+	}
+	return false
+}
 
 // An unsendableError says that a request cannot be sent to a backend.
 type unsendableError struct{ error }
 
 func (e *unsendableError) Unwrap() error { return e.error }
-
-// neverReplay keeps a transport from sending a POST twice: it takes one that has
-// no body, but one of these fields, for one that may be. It looks for them as it
-// would write them itself; in other letters they say the same.
-func neverReplay(r *http.Request) {
-	if isIdempotent(r.Method) {
-		return
-	}
-	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if v, ok := r.Header[name]; ok {
-			delete(r.Header, name)
-			r.Header[strings.ToLower(name)] = v
-		}
-	}
-}

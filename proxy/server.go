@@ -332,6 +332,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.closing.Load() && r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
 		w.Header().Set("Connection", "close") // net/http does not know: see screened.end
 	}
+	if state, ok := r.Context().Value(tlsStateKey{}).(*tls.ConnectionState); ok {
+		r.TLS = state // see newFramed
+	}
 	s.proxy.ServeHTTP(w, r)
 }
 
@@ -351,7 +354,7 @@ func (s *server) handOver(c *conn, read []byte, headBy instant) {
 	t, encrypted := to.(*tls.Conn)
 	switch {
 	case encrypted && t.ConnectionState().NegotiatedProtocol == "h2":
-		// There is nothing to screen.
+		to = newFramed(s.proxy, t, read)
 		next = []*handedTo{&s.http2, &s.late}
 	case encrypted:
 		screen = newScreened(s.proxy, t, sock.unlimit, read, by, false)

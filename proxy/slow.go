@@ -19,45 +19,21 @@ import (
 // A slowPath serves requests with net/http: what the fast path does not, and
 // all if the proxy is the handler of somebody's server.
 type slowPath struct {
-	proxy   *Proxy
-	reverse httputil.ReverseProxy
-	http1   http.Transport
-	h2c     http.Transport
-	grpc    http.Transport // h2c without a limit for the response to begin
-	quiet   *log.Logger
+	proxy      *Proxy
+	reverse    httputil.ReverseProxy
+	transports [protocols]http.Transport
+	quiet      *log.Logger
 
-	mu    sync.Mutex // guards the following
-	conns map[*notifyConn]struct{}
+	mu     sync.Mutex // guards the following
+	closed bool
+	conns  map[*notifyConn]struct{} // to backends
 }
 
 func (s *slowPath) init(p *Proxy) {
 	s.proxy = p
 	s.conns = map[*notifyConn]struct{}{}
 	s.quiet = log.New(io.Discard, "", 0)
-	s.http1 = http.Transport{
-		DialContext:            s.dial,
-		MaxIdleConnsPerHost:    p.opts.MaxIdleConns,
-		IdleConnTimeout:        p.opts.BackendIdleTimeout,
-		DisableCompression:     true,
-		ResponseHeaderTimeout:  max(p.opts.ResponseTimeout, 0),
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: maxResponseHead,
-		Protocols:              new(http.Protocols),
-	}
-	s.http1.Protocols.SetHTTP1(true)
-	for _, t := range []*http.Transport{&s.h2c, &s.grpc} {
-		*t = http.Transport{
-			DialContext:            s.dial,
-			IdleConnTimeout:        p.opts.BackendIdleTimeout,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: maxResponseHead,
-			Protocols:              new(http.Protocols),
-			// A backend that is dead without a word is found out.
-			HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-		}
-		t.Protocols.SetUnencryptedHTTP2(true)
-	}
-	s.h2c.ResponseHeaderTimeout = max(p.opts.ResponseTimeout, 0)
+	s.initTransports()
 	s.reverse = httputil.ReverseProxy{
 		Rewrite:        s.rewrite,
 		Transport:      s,
@@ -89,6 +65,12 @@ func (s *slowPath) server(owner *server) *http.Server {
 				s.noteState(state)
 			}
 		},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if f, ok := c.(framed); ok {
+				return context.WithValue(ctx, tlsStateKey{}, f.state)
+			}
+			return ctx
+		},
 	}
 	srv.Protocols.SetHTTP1(true)
 	srv.Protocols.SetHTTP2(true)
@@ -103,6 +85,8 @@ type request struct {
 	grpc    bool
 	peer    netip.Addr
 	body    *requestBody // nil if there is none
+	reads   *reading     // of body
+	timed   *timedBody   // below body; nil if that has no time limit of its own
 	tracked *trackedBody // that of the response; nil until there is one
 
 	bodiless bool          // the response has a head only
@@ -139,10 +123,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), requestKey{}, q))
 	defer cancel(nil)
-	if d := p.opts.RequestTimeout; d > 0 {
-		q.timeout = time.AfterFunc(d, func() { cancel(errTimeout) })
-		defer q.timeout.Stop()
-	}
 	if limit := p.opts.MaxBodyBytes; limit > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
@@ -152,21 +132,24 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q.mirror = p.mirrored(q.route.pool)
 	}
 	out := r.WithContext(ctx)
-	if d := p.opts.BodyTimeout; d > 0 && r.ProtoMajor == 2 && r.ContentLength > 0 && !q.grpc {
-		timed := newTimedBody(r.Body, http.NewResponseController(w), d, p.opts.MinBodyRate)
-		defer timed.end()
-		r.Body = timed
-	}
 	if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
-		q.body = &requestBody{ReadCloser: r.Body}
-		if r.ContentLength > 0 && r.ContentLength <= bufferSize && isIdempotent(r.Method) {
-			q.body.keep()
+		q.reads = &reading{control: http.NewResponseController(w)}
+		defer q.reads.end()
+		if d := p.opts.BodyTimeout; d > 0 && r.ProtoMajor == 2 && !q.grpc {
+			q.timed = newTimedBody(r.Body, q.reads, d, p.opts.MinBodyRate, r.ContentLength < 0)
+			defer q.timed.late.Stop()
+			r.Body = q.timed
 		}
-		out.Body = q.body
+		q.body = &requestBody{ReadCloser: r.Body}
+		out.Body = q.body.attempt(nil) // RoundTrip gives each backend its own
 		// Without it net/http would read the whole body before the response.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
 	}
-	recorder := &statusWriter{ResponseWriter: w, q: q}
+	if d := p.opts.RequestTimeout; d > 0 {
+		q.timeout = time.AfterFunc(d, func() { q.expire(cancel) })
+		defer q.timeout.Stop()
+	}
+	recorder := &statusWriter{ResponseWriter: w, q: q, old: !r.ProtoAtLeast(1, 1)}
 	defer func() {
 		if q.tracked != nil {
 			q.tracked.end() // that of an upgrade is closed by somebody else, later
@@ -185,6 +168,20 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.slow.reverse.ServeHTTP(recorder, out)
 }
 
+// expire ends a request that has taken too long, and what waits for its body.
+func (q *request) expire(cancel context.CancelCauseFunc) {
+	if q.body == nil || q.body.whole() {
+		cancel(errTimeout)
+		return
+	}
+	if q.body.waiting.Load() {
+		cancel(errSlowBody) // by the client's doing
+	} else {
+		cancel(errTimeout)
+	}
+	q.reads.interrupt()
+}
+
 // unserved returns how to answer a request that no backend is to see; the status
 // is 0 for others. What screened lets pass is looked at again: HTTP/2 does not
 // come through it, nor what somebody else's server reads.
@@ -196,10 +193,60 @@ func (p *Proxy) unserved(r *http.Request) (status int, text string) {
 		return http.StatusBadRequest, "the method has a character that it cannot have"
 	case !validHost(r.Host):
 		return http.StatusBadRequest, "the host has a character that it cannot have"
+	case !validTarget(r):
+		return http.StatusBadRequest, "the target has a character that it cannot have"
+	case r.ProtoMajor == 2 && !agrees(r):
+		return http.StatusBadRequest, "the request does not agree with itself"
+	case r.ProtoMajor == 2 && headSize(r) > p.opts.MaxHeaderBytes:
+		return http.StatusRequestHeaderFieldsTooLarge, "the head is too large"
 	case limit > 0 && r.ContentLength > limit:
 		return http.StatusRequestEntityTooLarge, "the body is too large"
 	}
 	return 0, ""
+}
+
+// validTarget reports whether a target can be written into the first line of a
+// request of HTTP/1. What came in such a line, and was read, is one with nothing
+// that ends it. HTTP/2 has no line: there it must have no more than what browsers
+// leave as it is, which is more than RFC 3986 has.
+func validTarget(r *http.Request) bool {
+	for _, c := range []byte(r.URL.RequestURI()) {
+		if c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	if r.ProtoMajor != 2 {
+		return true
+	}
+	for _, c := range []byte(r.RequestURI) {
+		if !isTarget[c] && strings.IndexByte("[]{}|^`\\", c) < 0 {
+			return false
+		}
+	}
+	return strings.HasPrefix(r.RequestURI, "/") || r.RequestURI == "*" && r.Method == http.MethodOptions
+}
+
+// agrees reports whether a request of HTTP/2 says the same of its host, and of its
+// length, wherever it does: RFC 9113, sections 8.1.1 and 8.3.1.
+func agrees(r *http.Request) bool {
+	for _, host := range r.Header["Host"] {
+		if host != r.Host {
+			return false
+		}
+	}
+	lengths := r.Header["Content-Length"]
+	return len(lengths) == 0 || len(lengths) == 1 && parseLength([]byte(lengths[0])) == r.ContentLength
+}
+
+// headSize returns how long the head of a request of HTTP/2 is, as one of HTTP/1.
+func headSize(r *http.Request) int {
+	n := len(r.Method) + len(r.RequestURI) + len("  HTTP/1.1\r\nHost: \r\n\r\n") + len(r.Host)
+	for name, values := range r.Header {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return n
 }
 
 // concludeFor is conclude.
@@ -208,8 +255,9 @@ func (q *request) concludeFor(r *http.Request) {
 }
 
 var (
-	errTimeout = errors.New("the request took too long")
-	errSilent  = errors.New("the body of the response ceased: timed out")
+	errTimeout  = errors.New("the request took too long")
+	errSlowBody = errors.New("the request took too long: its body did not come")
+	errSilent   = errors.New("the body of the response ceased: timed out")
 )
 
 // route chooses the pool of a request.
@@ -252,7 +300,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	r.Out.Trailer = r.In.Trailer // filled when the body has been read; a copy is not
-	if up := withoutH2C(h.Get("Upgrade")); q.upgrade && up != "" {
+	if up := withoutH2C(strings.Join(r.In.Header["Upgrade"], ",")); q.upgrade && up != "" && h.Get("Upgrade") != "" {
 		h.Set("Upgrade", up)
 	} else {
 		h.Del("Connection")
@@ -292,7 +340,6 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 			h.Del("Tracestate")
 		}
 	}
-	neverReplay(r.Out)
 }
 
 // modify changes the response before the client gets it.
@@ -302,6 +349,10 @@ func (s *slowPath) modify(resp *http.Response) error {
 		resp.Header.Add("Set-Cookie", s.proxy.cookie(q.issued))
 	}
 	q.bodiless = resp.ContentLength == 0
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// The reverse proxy wants what was asked for, which may have been a choice.
+		resp.Request.Header.Set("Upgrade", resp.Header.Get("Upgrade"))
+	}
 	if q.upgrade && resp.StatusCode != http.StatusSwitchingProtocols {
 		// What the client sends next may be of the other protocol.
 		resp.Header.Set("Connection", "close")
@@ -326,6 +377,8 @@ func (s *slowPath) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.proxy.refused.Add(1)
 	case errors.Is(context.Cause(r.Context()), errTimeout):
 		status, text = http.StatusGatewayTimeout, "the request took too long"
+	case errors.Is(context.Cause(r.Context()), errSlowBody):
+		status, text = http.StatusRequestTimeout, "the body came too slowly"
 	case q.body != nil && errors.As(q.body.failed(), &tooLarge):
 		status, text = http.StatusRequestEntityTooLarge, "the body is too large"
 		s.proxy.refused.Add(1)

@@ -388,3 +388,147 @@ func TestScreenPieces(t *testing.T) {
 		require.Equal(t, "/a", resp.Header.Get("X-Target"))
 	}
 }
+
+// An attack over HTTP/2 is a request that would be another one, or more than one,
+// in the words of HTTP/1.1. It is refused, or gets to the backend as one with that
+// target.
+type attackHTTP2 struct {
+	name   string
+	fields []string // names and values
+	body   string
+	passes string
+}
+
+func attacksHTTP2() (list []attackHTTP2) {
+	refused := func(name string, fields ...string) {
+		list = append(list, attackHTTP2{name: name, fields: fields})
+	}
+	// with is a GET of /a with some fields, and others in place of its own.
+	with := func(fields ...string) []string {
+		all := []string{":method", "GET", ":scheme", "http", ":authority", "h", ":path", "/a"}
+		for i := 0; i < len(fields); i += 2 {
+			at := -1
+			for j := 0; j < 8; j += 2 {
+				if all[j] == fields[i] {
+					at = j
+				}
+			}
+			if at < 0 {
+				all = append(all, fields[i], fields[i+1])
+			} else {
+				all[at+1] = fields[i+1]
+			}
+		}
+		return all
+	}
+	passes := func(name, target string, fields ...string) {
+		list = append(list, attackHTTP2{name: name, fields: fields, passes: target})
+	}
+
+	// What would be in the first line.
+	for _, path := range []string{
+		"/a HTTP/1.1\r\nHost: h\r\n\r\nGET /smuggled", "/a HTTP/1.1\r\nX: y", "/a HTTP/1.1", "/a? HTTP/1.1", "/a b", "/a?b c",
+		"/a\tb", "/a?\tb", "/a\r", "/a?\r\n", "/a\n", "/a\x00", "/a?\x7f", "/a#b", "/a?b#c", "/a?\"", "/a?<>", "/a\x80", "/a?\xff",
+		"/a%zz", "", "a", "?a", "*", "//\r\nx", "http://h/a", "http://evil/a",
+	} {
+		refused(fmt.Sprintf("path %q", path), with(":path", path)...)
+	}
+	for _, method := range []string{"GET /smuggled HTTP/1.1\r\nX: y\r\n\r\nGET", "GET /b", "GET\t", "G(T", "", "PRI", "CONNECT", "G\x00T"} {
+		refused(fmt.Sprintf("method %q", method), with(":method", method)...)
+	}
+	refused("scheme", with(":scheme", "http://evil/\r\n")...)
+	passes("what browsers leave", "/a?b={[|^`\\]}'", with(":path", "/a?b={[|^`\\]}'")...)
+	passes("two slashes", "//h/a", with(":path", "//h/a")...)
+	passes("OPTIONS *", "*", with(":method", "OPTIONS", ":path", "*")...)
+
+	// Hosts.
+	for _, host := range []string{"h\r\nX: y", "h\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h", "h x", "h/x", "u@h", "h\x00", "h#", "h\t", "\"h\""} {
+		refused(fmt.Sprintf("authority %q", host), with(":authority", host)...)
+		refused(fmt.Sprintf("host %q", host), ":method", "GET", ":scheme", "http", ":path", "/a", "host", host)
+	}
+	refused("another Host", with("host", "evil")...)
+	refused("two Hosts", with("host", "h", "host", "evil")...)
+	passes("the same Host", "/a", with("host", "h")...)
+
+	// Fields.
+	for _, name := range []string{"x\r\nhost", "x: y\r\nhost", "x\n", "x\r", "x\x00", "x ", " x", "x:", "x\ty", "X", "", "x\x7f", "é"} {
+		refused(fmt.Sprintf("name %q", name), with(name, "z")...)
+	}
+	for _, value := range []string{"y\r\nhost: evil", "y\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n", "y\rz", "y\nz", "y\x00z", "y\x7f"} {
+		refused(fmt.Sprintf("value %q", value), with("x", value)...)
+		refused(fmt.Sprintf("cookie %q", value), with("cookie", value)...)
+	}
+	refused("a pseudo field after another", append(with("x", "y"), ":path", "/b")...)
+	refused("two paths", append(with(), ":path", "/b")...)
+	refused("an unknown pseudo field", append([]string{":x", "y"}, with()...)...)
+	refused("no method", ":scheme", "http", ":authority", "h", ":path", "/a")
+	refused("no path", ":method", "GET", ":scheme", "http", ":authority", "h")
+	for _, f := range []string{"connection: close", "connection: x-forwarded-for", "keep-alive: 5", "proxy-connection: close", "upgrade: h2c", "upgrade: websocket",
+		"transfer-encoding: chunked", "transfer-encoding: identity", "te: gzip"} {
+		name, value, _ := strings.Cut(f, ": ")
+		refused(f, with(name, value)...)
+	}
+
+	// Lengths.
+	body := func(name, body, passes string, fields ...string) {
+		list = append(list, attackHTTP2{name, with(append([]string{":method", "POST"}, fields...)...), body, passes})
+	}
+	body("a body", "hallo", "/a", "content-length", "5")
+	body("a body without length", "hallo", "/a")
+	body("more than its length", "0\r\n\r\n"+smuggled, "", "content-length", "5")
+	body("less than its length", "hal", "", "content-length", "5")
+	body("chunked", "0\r\n\r\n"+smuggled, "", "transfer-encoding", "chunked")
+	body("two lengths", "hallo", "", "content-length", "5", "content-length", "3")
+	body("a length with a sign", "hallo", "", "content-length", "+5")
+	body("a length with a line", "hallo", "", "content-length", "5\r\nx: y")
+	refused("a length without a body", with("content-length", "5")...)
+	return list
+}
+
+// TestSmugglingHTTP2 sends each attack over HTTP/2.
+func TestSmugglingHTTP2(t *testing.T) {
+	list := attacksHTTP2()
+	inParallel(len(list), func(i int) {
+		t.Run(list[i].name, func(t *testing.T) { testAttackHTTP2(t, list[i]) })
+	})
+}
+
+func testAttackHTTP2(t *testing.T, a attackHTTP2) {
+	backend := newRecorder(t)
+	f := serve(t, proxy.Options{}, backend.addr)
+	c, br := openHTTP2(t, f.addr)
+	frames := h2Head(1, a.fields...)
+	if a.body != "" {
+		frames = h2Frame{h2Headers, h2EndHeaders, 1, h2Fields(a.fields...)}.bytes()
+		frames = append(frames, h2Frame{h2Data, h2EndStream, 1, []byte(a.body)}.bytes()...)
+	}
+	_, err := c.Write(frames)
+	require.NoError(t, err)
+	switch got := hearHTTP2(t, br, 1); {
+	case a.passes != "":
+		require.EqualValues(t, h2Headers, got.kind, "%+v", got)
+		require.EqualValues(t, h2OK, got.payload[0], "%+v", got)
+	case got.kind == h2Headers:
+		require.NotEqualValues(t, h2OK, got.payload[0], "%q", got.payload)
+	default:
+		require.Contains(t, []byte{h2Reset, h2GoAway}, got.kind)
+	}
+
+	// Another request on the same connection to the backend is the next there.
+	other := dial(t, f.addr)
+	resp := ask(t, other, bufio.NewReader(other), "GET /other HTTP/1.1\r\nHost: h\r\nTE: trailers\r\n\r\n")
+	require.Equal(t, "/other", resp.Header.Get("X-Target"))
+	seen, _, odd := backend.take()
+	require.Empty(t, odd)
+	var targets []string
+	for _, s := range seen {
+		targets = append(targets, s.target)
+		require.Equal(t, []string{"h"}, s.values("Host"))
+		require.Empty(t, s.values("Upgrade"))
+	}
+	if a.passes != "" {
+		require.Equal(t, []string{a.passes, "/other"}, targets)
+	} else {
+		require.Equal(t, []string{"/other"}, targets)
+	}
+}

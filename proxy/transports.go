@@ -3,12 +3,15 @@ package proxy
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
+	"time"
 )
 
 type bodyBuffers struct{}
@@ -16,15 +19,41 @@ type bodyBuffers struct{}
 func (bodyBuffers) Get() []byte  { return copyBuffers.Get().(*[32 << 10]byte)[:] }
 func (bodyBuffers) Put(b []byte) { copyBuffers.Put((*[32 << 10]byte)(b)) }
 
-// transport returns what a request of a kind is sent with.
-func (s *slowPath) transport(grpc, upgrade bool) *http.Transport {
+// initTransports makes what connections are made with; none of them keeps any.
+func (s *slowPath) initTransports() {
+	opts := &s.proxy.opts
+	for via := range protocols {
+		t := &s.transports[via]
+		*t = http.Transport{
+			DialContext:            s.dial,
+			IdleConnTimeout:        opts.BackendIdleTimeout,
+			DisableCompression:     true,
+			ResponseHeaderTimeout:  max(opts.ResponseTimeout, 0),
+			ExpectContinueTimeout:  time.Second,
+			MaxResponseHeaderBytes: maxResponseHead,
+			Protocols:              new(http.Protocols),
+		}
+		if via == viaHTTP1 {
+			t.Protocols.SetHTTP1(true)
+			continue
+		}
+		t.Protocols.SetUnencryptedHTTP2(true)
+		t.ExpectContinueTimeout = 0
+		// A backend that is dead without a word is found out.
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second}
+	}
+	s.transports[viaGRPC].ResponseHeaderTimeout = 0
+}
+
+// via returns how a request of a kind is sent.
+func (s *slowPath) via(grpc, upgrade bool) protocol {
 	switch speaks := s.proxy.opts.BackendProtocol; {
 	case grpc && speaks != HTTP1:
-		return &s.grpc
+		return viaGRPC
 	case speaks == H2C && !upgrade:
-		return &s.h2c
+		return viaH2C
 	}
-	return &s.http1
+	return viaHTTP1
 }
 
 // A dialError says that there was no connection.
@@ -32,6 +61,14 @@ type dialError struct{ error }
 
 func (e *dialError) Unwrap() error { return e.error }
 
+func asDialError(err error) error {
+	if d := (*dialError)(nil); errors.As(err, &d) {
+		return err
+	}
+	return &dialError{err}
+}
+
+// dial makes a socket for a transport.
 func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 	conn, err := s.proxy.dial(ctx, backendAddr(host))
 	if err != nil {
@@ -45,44 +82,71 @@ func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 	}
 	n.onClose.Store(&forget)
 	s.mu.Lock()
-	s.conns[n] = struct{}{}
+	closed := s.closed
+	if !closed {
+		s.conns[n] = struct{}{}
+	}
 	s.mu.Unlock()
-	return &transportConn{notifyConn: n}, nil
+	if closed {
+		conn.Close()
+		return nil, &dialError{errClosed}
+	}
+	sock := &transportConn{notifyConn: n, slow: s, raw: rawConn(conn)}
+	ctx.Value(openKey{}).(func(*transportConn))(sock)
+	return sock, nil
 }
 
-// A transportConn is a connection that a transport has. It remembers why reading
-// failed, which the transport does not tell if it tries again.
+var errClosed = errors.New("the proxy has been closed")
+
+// A transportConn is the socket of a clientConn. It remembers what was written,
+// and why that failed, which net/http does not tell.
 type transportConn struct {
 	*notifyConn
-	failed atomic.Pointer[error]
+	slow    *slowPath
+	raw     syscall.RawConn // nil if there is none
+	written atomic.Int64
+	broke   atomic.Bool // writing failed
 }
 
-func (c *transportConn) Read(p []byte) (int, error) {
-	n, err := c.notifyConn.Read(p)
+func (c *transportConn) Write(p []byte) (int, error) {
+	n, err := c.notifyConn.Write(p)
+	c.written.Add(int64(n))
 	if err != nil {
-		c.failed.CompareAndSwap(nil, &err)
+		c.broke.Store(true)
 	}
 	return n, err
 }
 
-// close closes all connections to backends. The transports could close only
-// those that rest, and take a while to notice which do.
+// stale reports whether the backend has ended the connection, or has said
+// something that nobody asked for.
+func (c *transportConn) stale() bool { return c.look(func(fd uintptr) bool { return !silentFD(fd) }) }
+
+// hungUp reports whether the backend has ended the connection.
+func (c *transportConn) hungUp() bool { return c.look(hungUpFD) }
+
+func (c *transportConn) look(at func(fd uintptr) bool) (sees bool) {
+	if c.raw == nil {
+		return false
+	}
+	err := c.raw.Control(func(fd uintptr) { sees = at(fd) })
+	return err != nil || sees
+}
+
+// close closes all connections to backends, and those that are just being made.
 func (s *slowPath) close() {
 	s.mu.Lock()
+	s.closed = true
 	conns := slices.Collect(maps.Keys(s.conns))
 	s.mu.Unlock()
 	for _, c := range conns {
 		c.Close()
 	}
-	s.http1.CloseIdleConnections()
-	s.h2c.CloseIdleConnections()
-	s.grpc.CloseIdleConnections()
 }
 
 const unixHost = ".unix.invalid:80"
 
-// urlHost returns an address as the host of a URL, which tells the transports
-// which connections they can use again; backendAddr returns the address.
+// urlHost returns an address as net/http takes one; backendAddr returns the
+// address.
 func urlHost(addr string) string {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return hex.EncodeToString([]byte(path)) + unixHost

@@ -119,3 +119,47 @@ func TestBodyTimeoutUpgrade(t *testing.T) {
 		require.EqualValues(t, 1, r.pool(proxy.DefaultPool).Errors[proxy.Canceled])
 	}
 }
+
+// TestUpgradeList: the backend chooses one of the protocols that are offered, and
+// nothing else.
+func TestUpgradeList(t *testing.T) {
+	for _, test := range []struct {
+		offer, to string
+		status    int
+	}{
+		{"Upgrade: websocket", "websocket", 101},
+		{"Upgrade: websocket", "WebSocket", 101},
+		{"Upgrade: websocket, other", "websocket", 101},
+		{"Upgrade: other,websocket", "websocket", 101},
+		{"Upgrade: other\r\nUpgrade: websocket", "websocket", 101},
+		{"Upgrade: h2c, websocket", "websocket", 101},
+		{"Upgrade: h2c\r\nUpgrade: websocket", "websocket", 101},
+		{"Upgrade: websocket/13", "websocket", 101},
+		{"Upgrade: websocket/13, other/1", "other/1", 101},
+		{"Upgrade: websocket, other", "another", 502},
+		{"Upgrade: h2c, websocket", "h2c", 502},
+		{"Upgrade: websocket", "", 502},
+	} {
+		t.Run(test.offer+" to "+test.to, func(t *testing.T) {
+			addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+				if _, err := http.ReadRequest(br); err != nil {
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+test.to+"\r\n\r\n")
+				io.Copy(c, br)
+			})
+			r := newRig(t, proxy.Options{}, addr)
+			c, br := open(t, r.addr)
+			say(t, c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n%s\r\n\r\n", test.offer)
+			resp, err := http.ReadResponse(br, nil)
+			require.NoError(t, err)
+			require.Equal(t, test.status, resp.StatusCode)
+			if test.status == 101 {
+				require.Equal(t, test.to, resp.Header.Get("Upgrade"))
+				echoConn(t, c, br, "hallo")
+				require.False(t, r.backend(addr).Avoided)
+			}
+			c.Close()
+		})
+	}
+}

@@ -13,12 +13,19 @@ import (
 type statusWriter struct {
 	http.ResponseWriter
 	q      *request
+	old    bool // the client is of HTTP/1.0
 	status int
 }
 
 func (w *statusWriter) WriteHeader(status int) {
+	if status < 200 && status != http.StatusSwitchingProtocols && w.old {
+		return // which knows no interim responses: RFC 9110, section 15.2
+	}
 	if w.status < 200 {
 		w.status = status
+	}
+	if status >= 200 && w.q.timed != nil {
+		w.q.timed.answered()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
