@@ -241,7 +241,7 @@ func TestBackendsThatCannotBeReached(t *testing.T) {
 		"refuses":          deadAddr(t),
 		"does not resolve": "no-such-host.invalid:80",
 		"no such socket":   "unix:/nonexistent/socket",
-		"no such port":     "127.0.0.1:99999",
+		"no such port":     "127.0.0.1:no-such-port",
 	} {
 		for _, fields := range []string{"Host: h\r\n", "Host: h\r\nTE: trailers\r\n"} {
 			for _, method := range []string{"GET", "POST"} {

@@ -130,6 +130,8 @@ func (t *tcpServer) join(b *backend, client, server net.Conn) (received int64, k
 	received, err = j.copy(client, server, TimedOut)
 	j.ended(client, err)
 	up.Wait()
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	return received, j.kind, j.err
 }
 
