@@ -23,16 +23,14 @@ const (
 // They are kept here, and not by an http.Transport, since that sends a request
 // again by itself, to where it chose, as often as it likes: what goes wrong is
 // to be seen, counted and bounded; and since it keeps connections to a backend
-// that is gone.
+// that is gone. No call into net/http is made while mu is held: it calls forget
+// with locks of its own.
 type clientConns struct {
-	mu      sync.Mutex // guards the following
-	closed  bool       // nothing is kept any more
-	conns   []*clientConn
-	dialing *dialing // of a connection that is to be shared; nil if there is none
+	mu      sync.Mutex    // guards the following
+	closed  bool          // nothing is kept any more
+	conns   []*clientConn // HTTP/1: those that rest, last in, first out; HTTP/2: all, as they are shared
+	dialing *dialing      // of a connection that is to be shared; nil if there is none
 }
-
-// With HTTP/1, conns are those that rest, last in, first out; with HTTP/2, whose
-// connections are shared, all.
 
 // A clientConn is a connection that net/http speaks on.
 type clientConn struct {
@@ -127,7 +125,7 @@ func (c *clientConns) dial(ctx context.Context, b *backend, via protocol) (*clie
 		conn.idle = time.AfterFunc(time.Hour, func() { c.expire(conn) })
 		conn.idle.Stop()
 	}
-	open := func(sock *transportConn) {
+	opened := func(sock *transportConn) {
 		conn.sock = sock
 		forget := *sock.onClose.Load()
 		both := func() {
@@ -136,7 +134,7 @@ func (c *clientConns) dial(ctx context.Context, b *backend, via protocol) (*clie
 		}
 		sock.onClose.Store(&both)
 	}
-	cc, err := s.transports[via].NewClientConn(context.WithValue(ctx, openKey{}, open), "http", urlHost(b.addr))
+	cc, err := s.transports[via].NewClientConn(context.WithValue(ctx, openKey{}, opened), "http", urlHost(b.addr))
 	if err != nil {
 		return nil, asDialError(err)
 	}
