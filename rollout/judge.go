@@ -32,12 +32,12 @@ type Analysis struct {
 
 	// FalseAlarm is the chance that a version is failed that exceeds the old one
 	// by no more than the tolerances and keeps within the limits below, however
-	// long the traffic is watched and however often it is judged. Zero means
-	// 0.01.
+	// long the traffic is watched and however often it is judged. At least 1e-9;
+	// zero means 0.01.
 	FalseAlarm float64 `json:"falseAlarm,omitempty"`
 
 	// FalsePass is the chance that a version passes that exceeds a tolerance,
-	// however often it is judged in one window. Zero means 0.05.
+	// however often it is judged in one window. At least 1e-9; zero means 0.05.
 	FalsePass float64 `json:"falsePass,omitempty"`
 
 	// MinRequests is how many requests the new version must have had in the last
@@ -77,6 +77,11 @@ type Analysis struct {
 	OnInconclusive Rule `json:"onInconclusive,omitempty"`
 }
 
+const (
+	leastChance  = 1e-9 // of FalseAlarm and FalsePass
+	mostEvidence = 1e12 // that is told; more than is ever needed
+)
+
 // Validate returns an error that names each field that is out of its range.
 func (a Analysis) Validate() error {
 	var errs []error
@@ -95,8 +100,8 @@ func (a Analysis) Validate() error {
 		name  string
 		share float64
 	}{{"FalseAlarm", a.FalseAlarm}, {"FalsePass", a.FalsePass}} {
-		if !(f.share >= 0 && f.share <= 0.5) {
-			bad(f.name, f.share, "it is a chance, from 0 (the default) to 0.5")
+		if f.share != 0 && !(f.share >= leastChance && f.share <= 0.5) {
+			bad(f.name, f.share, fmt.Sprintf("it is a chance, from %v to 0.5, or 0 for the default", leastChance))
 		}
 	}
 	if a.Burst != 0 && !(a.Burst >= 1 && !math.IsInf(a.Burst, 0)) {
@@ -175,7 +180,7 @@ type Judgement struct {
 	// Evidence says how much more likely it is that failures hit the new version
 	// as they did if it exceeds the old one by more than Tolerance than if it does
 	// not (an e-value). 1 says nothing, less speaks for the new version, and
-	// from Needed on it is shown. It stops at a billion.
+	// from Needed on it is shown. It stops at 10^12.
 	Evidence float64 `json:"evidence"`
 	Needed   float64 `json:"needed"`
 
@@ -316,7 +321,7 @@ func (b *bench) compare(what string, count func(Window) tally, tolerance float64
 	tallies := tallied(b.windows, count)
 	pool := count(b.pool())
 	log, from := logEvidence(tallies, b.first, tolerance, b.Burst)
-	evidence = math.Exp(min(log, math.Log(1e9)))
+	evidence = math.Exp(min(log, math.Log(mostEvidence)))
 	if !pool.comparable() {
 		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
 		return evidence, 1

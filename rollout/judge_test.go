@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -360,6 +361,8 @@ func TestValidate(t *testing.T) {
 		"Tolerance":      {Tolerance: -0.1},
 		"SlowTolerance":  {SlowTolerance: 1},
 		"FalseAlarm":     {FalseAlarm: 0.6},
+		"FalseAlarm ":    {FalseAlarm: 1e-309},
+		"FalsePass ":     {FalsePass: 1e-10},
 		"FalsePass":      {FalsePass: math.NaN()},
 		"Burst":          {Burst: 0.5},
 		"MinSuccess":     {MinSuccess: 99},
@@ -368,9 +371,13 @@ func TestValidate(t *testing.T) {
 		"OnFail":         {OnFail: 7},
 		"OnInconclusive": {OnInconclusive: -1},
 	} {
-		assert.ErrorContains(t, a.Validate(), "field Analysis."+field+" is ")
+		assert.ErrorContains(t, a.Validate(), "field Analysis."+strings.TrimSpace(field)+" is ")
 	}
-	err := rollout.Analysis{Tolerance: 2, Burst: math.Inf(1), LimitsOnly: true, MinSuccess: 0.9, SlowTolerance: 0.1}.Validate()
+	least := rollout.Analysis{FalseAlarm: 1e-9, FalsePass: 1e-9}
+	require.NoError(t, least.Validate())
+	_, err := json.Marshal(least.Judge(traffic(10, 0), traffic(10, 0)))
+	require.NoError(t, err)
+	err = rollout.Analysis{Tolerance: 2, Burst: math.Inf(1), LimitsOnly: true, MinSuccess: 0.9, SlowTolerance: 0.1}.Validate()
 	for _, field := range []string{"Tolerance", "Burst", "SlowTolerance"} {
 		assert.ErrorContains(t, err, "field Analysis."+field)
 	}
