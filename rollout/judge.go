@@ -208,16 +208,21 @@ func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason
 // those next to the last one with the same split, within a tenth and what may be
 // chance, also to the evidence that it is good. A window has to end when the
 // weights change: if it spans a change of weights, a change of the failure rate
-// of both versions looks like one of the new version's alone. It may end at other
-// times, too, but not for what was counted: one that ends every few minutes lets
-// a version be found sooner that turns bad late. Of too many windows leave out
-// the oldest, and keep the Index of the others: the evidence that begins with the
-// window of an index has a share of FalseAlarm that becomes smaller with the index,
-// and must not grow because windows are forgotten. Only that of the first of them
-// is looked at.
+// of both versions looks like one of the new version's alone. So does one in which
+// the new version's share of the requests moves while the weights stay, as where
+// sessions stick: end it, too, when the share has moved, or set its Peak. A window
+// may end at other times, but not for failures that were counted: one that ends
+// every few minutes lets a version be found sooner that turns bad late. Of too many
+// windows leave out the oldest, and keep the Index of the others: the evidence that
+// begins with the window of an index has a share of FalseAlarm that becomes smaller
+// with the index, and must not grow because windows are forgotten. Only that of the
+// first of them is looked at.
 func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
+	return a.judge(Window{Old: old, New: new}, earlier)
+}
+
+func (a Analysis) judge(last Window, earlier []Window) Judgement {
 	a = a.withDefaults()
-	last := Window{Old: old, New: new}
 	windows := make([]Window, 0, len(earlier)+1)
 	windows = append(append(windows, earlier...), last)
 

@@ -59,6 +59,8 @@ var ratios = [...]float64{1.1, 1.2, 1.4, 1.8, 2.5, 4, 7, 12, 25, 50, 100, 1000}
 type tally struct {
 	oldAll, oldBad uint64
 	newAll, newBad uint64
+
+	peak float64 // see Window.Peak
 }
 
 // newShare returns w, the new version's share of the requests. The share that
@@ -76,6 +78,22 @@ type tally struct {
 // has the exact error.
 func (t tally) newShare() float64 {
 	return (float64(t.newAll) + 1) / (float64(t.newAll) + float64(t.oldAll) + 1)
+}
+
+// mostShare returns the largest share that the new version had at any time. If
+// the true one is w' <= w at some time, 1 + s·X with the stake of w has a mean of
+// 1 + s·(p-q)·w'/w - s·q·(1-w'/w)/(1-w) there, so with p <= q + tau still of at
+// most 1 + s·tau: a share that is too large costs time, but makes no false alarm.
+func (t tally) mostShare() float64 { return max(t.newShare(), min(t.peak, 1)) }
+
+// leastShare returns what the new version's share of the requests was at least,
+// but for what may be chance.
+func (t tally) leastShare() float64 {
+	if !t.comparable() {
+		return 0
+	}
+	w := t.newShare()
+	return max(0, w-2*math.Sqrt(w*(1-w)/(float64(t.newAll)+float64(t.oldAll))))
 }
 
 func (t tally) plus(u tally) tally {
@@ -109,7 +127,7 @@ func logEvidence(windows []tally, first int, tolerance, burst float64) (log floa
 		var mean logSum
 		for k, rho := range ratios {
 			if t.comparable() {
-				w := t.newShare()
+				w := t.mostShare()
 				bad, all := float64(t.newBad)+float64(t.oldBad), float64(t.newAll)+float64(t.oldAll)
 				stake := w * (1 - w) * (rho - 1) / (1 + w*(rho-1))
 				suffix[k] += (float64(t.newBad)*math.Log(rho) - bad*math.Log1p(w*(rho-1)) - all*math.Log1p(stake*tolerance)) / burst

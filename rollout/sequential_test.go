@@ -29,7 +29,7 @@ func slowEvidence(windows []tally, tolerance float64) float64 {
 				if t.oldAll == 0 || t.newAll == 0 {
 					continue
 				}
-				w := float64(t.newAll+1) / float64(t.newAll+t.oldAll+1)
+				w := max(float64(t.newAll+1)/float64(t.newAll+t.oldAll+1), t.peak)
 				ifWorse := w * rho / (w*rho + 1 - w)
 				stake := ifWorse - w
 				times := func(gain float64, n uint64) {
@@ -63,12 +63,58 @@ func TestEvidenceIsWhatItsDefinitionSays(t *testing.T) {
 		for i := range windows {
 			w := tally{oldAll: upTo(5000), newAll: upTo(1000)}
 			w.oldBad, w.newBad = upTo(min(w.oldAll, 60)), upTo(min(w.newAll, 60))
+			if rng.IntN(2) == 0 {
+				w.peak = rng.Float64()
+			}
 			windows[i] = w
 		}
 		tolerance := max(0, rng.Float64()-0.5) / 10
 		want := slowEvidence(windows, tolerance)
 		require.InDelta(t, want, logOf(windows, tolerance, 1), 1e-9*max(1, math.Abs(want)), "%+v", windows)
 	}
+}
+
+// The share of the requests rises while both versions have an outage: with the
+// peak, and only with it, the chance of a false alarm is what it is.
+func TestPeakOfTheShare(t *testing.T) {
+	const runs = 200
+	alarms := map[bool]int{}
+	for seed := range uint64(runs) {
+		rng := rand.New(rand.NewPCG(seed, 14))
+		var seen tally
+		share := 0.05
+		for second := range 300 {
+			share += (0.5 - share) / 300
+			rate := 0.001
+			if second > 200 {
+				rate = 0.1
+			}
+			for range 100 {
+				bad := uint64(0)
+				if rng.Float64() < rate {
+					bad = 1
+				}
+				if rng.Float64() < share {
+					seen.newAll, seen.newBad = seen.newAll+1, seen.newBad+bad
+				} else {
+					seen.oldAll, seen.oldBad = seen.oldAll+1, seen.oldBad+bad
+				}
+			}
+		}
+		for _, told := range []bool{true, false} {
+			seen.peak = 0
+			if told {
+				seen.peak = share
+			}
+			if logOf([]tally{seen}, 0, 1) >= math.Log(100) {
+				alarms[told]++
+			}
+		}
+	}
+	assert.LessOrEqual(t, alarms[true], runs/100)
+	assert.Greater(t, alarms[false], runs/2, "it is for something")
+	assert.Equal(t, logOf([]tally{{oldAll: 900, oldBad: 1, newAll: 100, newBad: 9}}, 0, 1),
+		logOf([]tally{{oldAll: 900, oldBad: 1, newAll: 100, newBad: 9, peak: 0.05}}, 0, 1), "a peak below the share says nothing")
 }
 
 // TestExactFalseAlarms computes, without sampling, the chance that a version within
