@@ -111,6 +111,7 @@ func TestPeakOfTheShare(t *testing.T) {
 			}
 		}
 	}
+	t.Logf("%v of %d", alarms, runs)
 	assert.LessOrEqual(t, alarms[true], runs/100)
 	assert.Greater(t, alarms[false], runs/2, "it is for something")
 	assert.Equal(t, logOf([]tally{{oldAll: 900, oldBad: 1, newAll: 100, newBad: 9}}, 0, 1),
