@@ -16,8 +16,10 @@ type Analysis struct {
 	// Tolerance is by how much the share of failures of the new version may
 	// exceed that of the old one: 0.005 forgives five more failures in a
 	// thousand requests. It passes once it is shown to exceed by less, and fails
-	// once it is shown to be worse and what was seen exceeds by more. A quarter
-	// of it takes more than four times the requests to pass. Zero means 0.005.
+	// once it is shown to exceed by more. What is near to it takes long, either
+	// way. A quarter of it takes more than four times the requests to pass, and
+	// finds a version that is a little bad sooner; VERDICTS.md has figures. Zero
+	// means 0.005.
 	Tolerance float64 `json:"tolerance,omitempty"`
 
 	// SlowTolerance is the same for slow requests, those that take longer than
@@ -28,13 +30,14 @@ type Analysis struct {
 	// always if it has fewer than 3.3 a second.
 	SlowTolerance float64 `json:"slowTolerance,omitempty"`
 
-	// FalseAlarm is the chance that a version is failed that is no worse than
-	// the old one and keeps within the limits below, however long the traffic
-	// is watched and however often it is judged. Zero means 0.01.
+	// FalseAlarm is the chance that a version is failed that exceeds the old one
+	// by no more than the tolerances and keeps within the limits below, however
+	// long the traffic is watched and however often it is judged. At least 1e-9;
+	// zero means 0.01.
 	FalseAlarm float64 `json:"falseAlarm,omitempty"`
 
 	// FalsePass is the chance that a version passes that exceeds a tolerance,
-	// however often it is judged in one window. Zero means 0.05.
+	// however often it is judged in one window. At least 1e-9; zero means 0.05.
 	FalsePass float64 `json:"falsePass,omitempty"`
 
 	// MinRequests is how many requests the new version must have had in the last
@@ -74,6 +77,11 @@ type Analysis struct {
 	OnInconclusive Rule `json:"onInconclusive,omitempty"`
 }
 
+const (
+	leastChance  = 1e-9 // of FalseAlarm and FalsePass
+	mostEvidence = 1e12 // that is told; more than is ever needed
+)
+
 // Validate returns an error that names each field that is out of its range.
 func (a Analysis) Validate() error {
 	var errs []error
@@ -92,8 +100,8 @@ func (a Analysis) Validate() error {
 		name  string
 		share float64
 	}{{"FalseAlarm", a.FalseAlarm}, {"FalsePass", a.FalsePass}} {
-		if !(f.share >= 0 && f.share <= 0.5) {
-			bad(f.name, f.share, "it is a chance, from 0 (the default) to 0.5")
+		if f.share != 0 && !(f.share >= leastChance && f.share <= 0.5) {
+			bad(f.name, f.share, fmt.Sprintf("it is a chance, from %v to 0.5, or 0 for the default", leastChance))
 		}
 	}
 	if a.Burst != 0 && !(a.Burst >= 1 && !math.IsInf(a.Burst, 0)) {
@@ -151,7 +159,8 @@ func (a Analysis) Rule(v Verdict) Rule {
 type Judgement struct {
 	Verdict Verdict `json:"verdict"`
 
-	// Reason says in one line, with figures, why, or what is missing.
+	// Reason says in one line, with figures, why, or what is missing. The figures
+	// of a failure are those of the windows that decided.
 	Reason string `json:"reason"`
 
 	// OldRequests and NewRequests are how many requests there were.
@@ -169,8 +178,9 @@ type Judgement struct {
 	AtMost float64 `json:"atMost"`
 
 	// Evidence says how much more likely it is that failures hit the new version
-	// as they did if it is worse than if it is not (an e-value). 1 says nothing;
-	// from Needed on it is shown. It stops at a billion.
+	// as they did if it exceeds the old one by more than Tolerance than if it does
+	// not (an e-value). 1 says nothing, less speaks for the new version, and
+	// from Needed on it is shown. It stops at 10^12.
 	Evidence float64 `json:"evidence"`
 	Needed   float64 `json:"needed"`
 
@@ -192,29 +202,33 @@ func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason
 // Validate returned nil.
 //
 // Pass and Fail are final where one acts on them. Where one does not, a version
-// that passed may fail later; and one that was shown to be worse, but by less
-// than the tolerance, may pass.
+// that passed may fail later, and one that failed may pass.
 //
 // Earlier windows, oldest first, add to the evidence that a version is bad, and
 // those next to the last one with the same split, within a tenth and what may be
 // chance, also to the evidence that it is good. A window has to end when the
 // weights change: if it spans a change of weights, a change of the failure rate
-// of both versions looks like one of the new version's alone. It may end at other
-// times, too, but not for what was counted: one that ends every few minutes lets
-// a version be found sooner that turns bad late. Of too many windows leave out
-// the oldest, and keep the Index of the others: the evidence that begins with the
-// window of an index has a share of FalseAlarm that becomes smaller with the index,
-// and must not grow because windows are forgotten. Only that of the first of them
-// is looked at.
+// of both versions looks like one of the new version's alone. So does one in which
+// the new version's share of the requests moves while the weights stay, as where
+// sessions stick: end it, too, when the share has moved, or set its Peak. A window
+// may end at other times, but not for failures that were counted: one that ends
+// every few minutes lets a version be found sooner that turns bad late. Of too many
+// windows leave out the oldest, and keep the Index of the others: the evidence that
+// begins with the window of an index has a share of FalseAlarm that becomes smaller
+// with the index, and must not grow because windows are forgotten. Only that of the
+// first of them is looked at.
 func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
+	return a.judge(Window{Old: old, New: new}, earlier)
+}
+
+func (a Analysis) judge(last Window, earlier []Window) Judgement {
 	a = a.withDefaults()
 	windows := make([]Window, 0, len(earlier)+1)
-	windows = append(append(windows, earlier...), Window{Old: old, New: new})
+	windows = append(append(windows, earlier...), last)
 
 	b := bench{Analysis: a, windows: windows}
 	b.first = max(0, windows[0].Index)
 	b.alpha = a.FalseAlarm / float64(b.tests())
-	last := windows[len(windows)-1]
 	b.pools = []Window{last}
 	for i := len(windows) - 2; i >= 0 && alike(windows[i], last); i-- {
 		b.pools = append(b.pools, b.pools[len(b.pools)-1].plus(windows[i]))
@@ -305,16 +319,14 @@ func (b *bench) restarts(n uint64) {
 	}
 }
 
-// compare judges whether more of the new version's requests are bad, and returns
-// the evidence that it is so, and how many more they are at most.
+// compare judges whether the share of the new version's requests that are bad
+// exceeds the old one's by more than the tolerance, and returns the evidence that
+// it does, and by how much it exceeds at most.
 func (b *bench) compare(what string, count func(Window) tally, tolerance float64) (evidence, atMost float64) {
-	tallies := make([]tally, len(b.windows))
-	for i, w := range b.windows {
-		tallies[i] = count(w)
-	}
+	tallies := tallied(b.windows, count)
 	pool := count(b.pool())
-	log := logEvidence(tallies, b.first, b.Burst)
-	evidence = math.Exp(min(log, math.Log(1e9)))
+	log, from := logEvidence(tallies, b.first, tolerance, b.Burst)
+	evidence = math.Exp(min(log, math.Log(mostEvidence)))
 	if !pool.comparable() {
 		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
 		return evidence, 1
@@ -327,32 +339,46 @@ func (b *bench) compare(what string, count func(Window) tally, tolerance float64
 		chance := b.FalsePass * 0.25 * startWeight(len(b.pools)-2-i)
 		atMost = min(atMost, count(p).atMost(chance, b.Burst))
 	}
-	seen := fmt.Sprintf("%s of the new version's requests %s, %s of the old one's",
-		percentOf(share(pool.newBad, pool.newAll)), what, percentOf(share(pool.oldBad, pool.oldAll)))
-	last := tallies[len(tallies)-1]
-	exceeding := pool.excess() > tolerance || last.comparable() && last.excess() > tolerance
-	shown := log >= -math.Log(b.alpha)
+	seen := func(old, new float64) string {
+		return fmt.Sprintf("%s of the new version's requests %s, %s of the old one's", percentOf(new), what, percentOf(old))
+	}
+	inPool := seen(share(pool.oldBad, pool.oldAll), share(pool.newBad, pool.newAll))
 	switch {
-	case shown && exceeding:
-		b.fails("%s: worse by more than %s, evidence %.3g of %.3g", seen, percentOf(tolerance), evidence, 1/b.alpha)
+	case log >= -math.Log(b.alpha):
+		b.fails("%s%s: worse by more than %s, evidence %.3g of %.3g",
+			seen(rates(tallies[from:])), b.since(from), percentOf(tolerance), evidence, 1/b.alpha)
 	case atMost <= tolerance:
-		b.good("%s: at most %s worse, %s are forgiven", seen, percentOf(max(0, atMost)), percentOf(tolerance))
-	case shown:
-		b.lacks("%s: shown to be worse, but not yet by how much: at most by %s, %s are forgiven",
-			seen, percentOf(atMost), percentOf(tolerance))
+		b.good("%s: at most %s worse, %s are forgiven", inPool, percentOf(max(0, atMost)), percentOf(tolerance))
 	default:
-		b.lacks("%s: may still be worse by %s, %s are forgiven", seen, percentOf(atMost), percentOf(tolerance))
+		b.lacks("%s: may still be worse by %s, %s are forgiven", inPool, percentOf(atMost), percentOf(tolerance))
 	}
 	return evidence, atMost
+}
+
+// since says of which windows figures are that begin with that one.
+func (b *bench) since(from int) string {
+	if n := len(b.windows) - from; n > 1 {
+		return fmt.Sprintf(" (in the last %d windows)", n)
+	}
+	return ""
+}
+
+func tallied(windows []Window, count func(Window) tally) []tally {
+	tallies := make([]tally, len(windows))
+	for i, w := range windows {
+		tallies[i] = count(w)
+	}
+	return tallies
 }
 
 func (b *bench) minSuccess() {
 	if b.MinSuccess == 0 {
 		return
 	}
-	b.limit(1-b.MinSuccess, failures,
-		fmt.Sprintf("%s of the new version's requests succeeded, the least is %s",
-			percentOf(b.pool().New.SuccessRate()), percentOf(b.MinSuccess)))
+	b.limit(1-b.MinSuccess, failures, func(t Traffic) string {
+		return fmt.Sprintf("%s of the new version's requests succeeded, the least is %s",
+			percentOf(t.SuccessRate()), percentOf(b.MinSuccess))
+	})
 }
 
 func (b *bench) maxP99() {
@@ -366,24 +392,26 @@ func (b *bench) maxP99() {
 		b.lacks("none of the new version's requests was timed")
 		return
 	}
-	b.limit(0.01, late,
-		fmt.Sprintf("the new version's p99 is %v, the most is %v", b.pool().New.Latency.Quantile(0.99), b.MaxP99))
+	b.limit(0.01, late, func(t Traffic) string {
+		return fmt.Sprintf("the new version's p99 is %v, the most is %v", t.Latency.Quantile(0.99), b.MaxP99)
+	})
 }
 
 // limit judges whether more than a share of the new version's requests are bad.
-func (b *bench) limit(most float64, count func(Window) tally, seen string) {
-	tallies := make([]tally, len(b.windows))
-	for i, w := range b.windows {
-		tallies[i] = count(w)
-	}
+func (b *bench) limit(most float64, count func(Window) tally, seen func(Traffic) string) {
+	from := exceeds(tallied(b.windows, count), b.first, most, b.alpha, b.Burst)
 	pool := count(b.pool())
 	switch {
-	case exceeds(tallies, b.first, most, b.alpha, b.Burst):
-		b.fails("%s", seen)
+	case from >= 0:
+		var decided Traffic
+		for _, w := range b.windows[from:] {
+			decided = decided.Add(w.New)
+		}
+		b.fails("%s%s", seen(decided), b.since(from))
 	case share(pool.newBad, pool.newAll) > most:
-		b.lacks("%s: that may be chance", seen)
+		b.lacks("%s: that may be chance", seen(b.pool().New))
 	default:
-		b.good("%s", seen)
+		b.good("%s", seen(b.pool().New))
 	}
 }
 

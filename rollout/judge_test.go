@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,7 +58,8 @@ func TestJudge(t *testing.T) {
 		{"bad", rollout.Analysis{}, traffic(9000, 9), traffic(1000, 50), rollout.Fail, "worse by more than 0.5 %"},
 		{"very bad, at once", rollout.Analysis{}, traffic(36, 0), traffic(4, 4), rollout.Fail, "100 % of the new version's"},
 		{"worse, but forgiven", rollout.Analysis{}, traffic(9e6, 9000), traffic(1e6, 2000), rollout.Pass, "0.5 % are forgiven"},
-		{"worse, and by how much is open", rollout.Analysis{}, traffic(36_000, 36), traffic(4000, 19), rollout.Inconclusive, "shown to be worse, but not yet by how much"},
+		{"worse, and by how much is open", rollout.Analysis{}, traffic(36_000, 36), traffic(4000, 30), rollout.Inconclusive, "0.75 % of the new version's requests failed, 0.1 % of the old one's: may still be worse by"},
+		{"the same, and less is tolerated", rollout.Analysis{Tolerance: 0.001}, traffic(36_000, 36), traffic(4000, 30), rollout.Fail, "worse by more than 0.1 %"},
 		{"more is tolerated", rollout.Analysis{Tolerance: 0.1}, traffic(9000, 9), traffic(1000, 50), rollout.Pass, "10 % are forgiven"},
 		{"more requests are wanted", rollout.Analysis{MinRequests: 20_000}, traffic(90_000, 90), traffic(10_000, 10), rollout.Inconclusive, "of the 20000"},
 		{"failures come in bursts", rollout.Analysis{Burst: 20}, traffic(900, 0), traffic(100, 10), rollout.Inconclusive, "may still be worse"},
@@ -102,9 +104,11 @@ func TestJudgementHasItsFigures(t *testing.T) {
 	assert.InDelta(t, 0.0014, j.Excess, 1e-12)
 	assert.Greater(t, j.AtMost, j.Excess)
 	assert.Less(t, j.AtMost, 0.005)
-	assert.Greater(t, j.Evidence, 1.)
-	assert.Less(t, j.Evidence, j.Needed)
+	assert.Less(t, j.Evidence, 1.)
 	assert.InDelta(t, 100, j.Needed, 1e-9)
+	some := rollout.Analysis{Tolerance: 0.0001}.Judge(old, new).Evidence
+	assert.Greater(t, some, 1.)
+	assert.Less(t, some, j.Needed)
 	assert.Less(t, j.OldP99, 33*time.Millisecond)
 	assert.Greater(t, j.P99, 890*time.Millisecond)
 	assert.EqualValues(t, 2, j.Restarts)
@@ -137,14 +141,15 @@ func TestAnOutageAfterAChangeOfWeights(t *testing.T) {
 func TestEarlierWindows(t *testing.T) {
 	var a rollout.Analysis
 	// Neither window suffices; both together do.
-	w := rollout.Window{Old: traffic(900, 1), New: traffic(100, 2)}
-	v := rollout.Window{Old: traffic(750, 1), New: traffic(250, 5)}
+	w := rollout.Window{Old: traffic(900, 1), New: traffic(100, 3)}
+	v := rollout.Window{Old: traffic(750, 1), New: traffic(250, 7)}
 	alone, before := a.Judge(v.Old, v.New), a.Judge(w.Old, w.New)
 	assert.Equal(t, rollout.Inconclusive, before.Verdict)
 	assert.Equal(t, rollout.Inconclusive, alone.Verdict, alone.Reason)
 	both := a.Judge(v.Old, v.New, w, w, w)
 	assert.Equal(t, rollout.Fail, both.Verdict, both.Reason)
 	assert.EqualValues(t, 250, both.NewRequests, "with another split: not added up")
+	assert.Contains(t, both.Reason, "(in the last 4 windows)", "they decided")
 
 	// To pass, the windows with the same split are added up; but not another's.
 	good := rollout.Window{Old: traffic(9000, 9), New: traffic(1000, 1)}
@@ -165,6 +170,7 @@ func TestEarlierWindows(t *testing.T) {
 	late := rollout.Window{Old: traffic(9000, 9), New: traffic(1000, 50)}
 	j = a.Judge(late.Old, late.New, long)
 	assert.Equal(t, rollout.Fail, j.Verdict, j.Reason)
+	assert.Contains(t, j.Reason, "5 % of the new version's requests failed, 0.1 % of the old one's: worse by more than 0.5 %")
 	j = a.Judge(long.Old.Add(late.Old), long.New.Add(late.New))
 	assert.NotEqual(t, rollout.Fail, j.Verdict)
 
@@ -218,14 +224,91 @@ func TestJudgeTouchesNothing(t *testing.T) {
 	assert.Equal(t, first, a.Judge(old, new, earlier...))
 }
 
+// A limit counts over windows, and names the figures that decided.
+func TestLimitsAddUpWindows(t *testing.T) {
+	slow := rollout.Window{New: timed(100, 4)}
+	slow.New.Failures = 7
+	last := timed(100, 4)
+	last.Failures = 3
+	for figures, a := range map[string]rollout.Analysis{
+		"94.3 % of the new version's requests succeeded, the least is 99 % (in the last 3 windows)": {LimitsOnly: true, MinSuccess: 0.99},
+		"the new version's p99 is 9": {LimitsOnly: true, MaxP99: 100 * time.Millisecond},
+	} {
+		j := a.Judge(rollout.Traffic{}, last)
+		assert.Equal(t, rollout.Inconclusive, j.Verdict, j.Reason)
+		j = a.Judge(rollout.Traffic{}, last, slow, slow, slow, slow, slow, slow, slow)
+		assert.Equal(t, rollout.Fail, j.Verdict, j.Reason)
+		assert.Contains(t, j.Reason, figures)
+	}
+	// What was good before does not speak for what is bad now.
+	good := rollout.Window{New: traffic(1e6, 0)}
+	bad := rollout.Window{New: traffic(500, 25)}
+	a := rollout.Analysis{LimitsOnly: true, MinSuccess: 0.99}
+	j := a.Judge(rollout.Traffic{}, bad.New, good, bad)
+	assert.Equal(t, rollout.Fail, j.Verdict, j.Reason)
+	assert.Contains(t, j.Reason, "95 % of the new version's requests succeeded")
+}
+
+// TestAVersionWithinTheToleranceIsSeldomFailed looks every ten seconds at versions
+// that are worse than the old one by some part of the tolerance, or by all of it,
+// over the weights of a rollout.
+func TestAVersionWithinTheToleranceIsSeldomFailed(t *testing.T) {
+	for _, c := range []struct {
+		perSecond                uint64
+		oldRate, newRate, within float64
+	}{
+		{100, 0.001, 0.002, 0.005},
+		{100, 0.001, 0.004, 0.005},
+		{100, 0.001, 0.006, 0.005},
+		{1000, 0.001, 0.006, 0.005},
+		{1000, 0.01, 0.015, 0.005},
+		{100, 0.001, 0.021, 0.02},
+		{1000, 0.0001, 0.0002, 0.0001},
+	} {
+		t.Run(fmt.Sprintf("%v of %v more, at %d per second", c.newRate-c.oldRate, c.within, c.perSecond), func(t *testing.T) {
+			t.Parallel()
+			runs := 400
+			if testing.Short() {
+				runs = 100
+			}
+			failed := 0
+			for seed := range runs {
+				rng := rand.New(rand.NewPCG(uint64(seed), 12))
+				a := rollout.Analysis{Tolerance: c.within}
+				var windows []rollout.Window
+			weights:
+				for i, share := range ladder {
+					w := rollout.Window{Index: i}
+					for range 30 {
+						all := 10 * c.perSecond
+						news := binomial(rng, all, share)
+						w.New = w.New.Add(traffic(news, binomial(rng, news, c.newRate)))
+						w.Old = w.Old.Add(traffic(all-news, binomial(rng, all-news, c.oldRate)))
+						if a.Judge(w.Old, w.New, windows...).Verdict == rollout.Fail {
+							failed++
+							break weights
+						}
+					}
+					windows = append(windows, w)
+				}
+			}
+			t.Logf("%d of %d", failed, runs)
+			assert.LessOrEqual(t, failed, runs/100)
+		})
+	}
+}
+
 // TestLatencyIsSeldomAFalseAlarm looks after every hundred requests at a version
 // that is as fast as the old one.
 func TestLatencyIsSeldomAFalseAlarm(t *testing.T) {
-	a := rollout.Analysis{SlowTolerance: 0.001, Tolerance: 0.5}
-	const runs = 100
+	a := rollout.Analysis{SlowTolerance: 0.0001, Tolerance: 0.5}
+	runs := 1000
+	if testing.Short() {
+		runs = 200
+	}
 	alarms := 0
-	for seed := range uint64(runs) {
-		rng := rand.New(rand.NewPCG(seed, 9))
+	for seed := range runs {
+		rng := rand.New(rand.NewPCG(uint64(seed), 9))
 		var old, new rollout.Traffic
 		for range 50 {
 			for range 100 {
@@ -278,6 +361,8 @@ func TestValidate(t *testing.T) {
 		"Tolerance":      {Tolerance: -0.1},
 		"SlowTolerance":  {SlowTolerance: 1},
 		"FalseAlarm":     {FalseAlarm: 0.6},
+		"FalseAlarm ":    {FalseAlarm: 1e-309},
+		"FalsePass ":     {FalsePass: 1e-10},
 		"FalsePass":      {FalsePass: math.NaN()},
 		"Burst":          {Burst: 0.5},
 		"MinSuccess":     {MinSuccess: 99},
@@ -286,9 +371,13 @@ func TestValidate(t *testing.T) {
 		"OnFail":         {OnFail: 7},
 		"OnInconclusive": {OnInconclusive: -1},
 	} {
-		assert.ErrorContains(t, a.Validate(), "field Analysis."+field+" is ")
+		assert.ErrorContains(t, a.Validate(), "field Analysis."+strings.TrimSpace(field)+" is ")
 	}
-	err := rollout.Analysis{Tolerance: 2, Burst: math.Inf(1), LimitsOnly: true, MinSuccess: 0.9, SlowTolerance: 0.1}.Validate()
+	least := rollout.Analysis{FalseAlarm: 1e-9, FalsePass: 1e-9}
+	require.NoError(t, least.Validate())
+	_, err := json.Marshal(least.Judge(traffic(10, 0), traffic(10, 0)))
+	require.NoError(t, err)
+	err = rollout.Analysis{Tolerance: 2, Burst: math.Inf(1), LimitsOnly: true, MinSuccess: 0.9, SlowTolerance: 0.1}.Validate()
 	for _, field := range []string{"Tolerance", "Burst", "SlowTolerance"} {
 		assert.ErrorContains(t, err, "field Analysis."+field)
 	}
@@ -367,7 +456,7 @@ func ExampleAnalysis_Judge() {
 		return
 	}
 	old := rollout.Traffic{Requests: 9000, Failures: 9}
-	canary := rollout.Traffic{Requests: 1000, Failures: 12}
+	canary := rollout.Traffic{Requests: 1000, Failures: 20}
 	for range 1000 {
 		canary.Latency.Observe(20 * time.Millisecond)
 	}
@@ -375,6 +464,6 @@ func ExampleAnalysis_Judge() {
 	fmt.Println(j)
 	fmt.Println(a.Rule(j.Verdict))
 	// Output:
-	// fail: 1.2 % of the new version's requests failed, 0.1 % of the old one's: worse by more than 0.5 %, evidence 1.13e+05 of 200
+	// fail: 2 % of the new version's requests failed, 0.1 % of the old one's: worse by more than 0.5 %, evidence 1.1e+03 of 200
 	// roll back
 }

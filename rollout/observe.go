@@ -14,6 +14,9 @@ const (
 	// How long a window is at most, so that a version that turns bad late is
 	// found as soon as one that was bad from the beginning.
 	windowLength = 5 * time.Minute
+
+	// A window's Peak is that of its parts of this length.
+	partLength = 10 * time.Second
 )
 
 // begun takes note of a call that has begun.
@@ -200,10 +203,17 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 	if last == nil {
 		return // what was counted before the weights were applied
 	}
-	s.Window.New = s.Window.New.Add(traffic[v.ID].Since(last[v.ID]))
+	since := Window{New: traffic[v.ID].Since(last[v.ID])}
 	if s.Stable != nil {
-		s.Window.Old = s.Window.Old.Add(traffic[s.Stable.ID].Since(last[s.Stable.ID]))
+		since.Old = traffic[s.Stable.ID].Since(last[s.Stable.ID])
 	}
+	if l.clock-l.partAt >= partLength {
+		l.part, l.partAt = tally{}, l.clock
+	}
+	l.part = l.part.plus(failures(since))
+	peak := max(s.Window.Peak, l.part.leastShare())
+	s.Window = s.Window.plus(since)
+	s.Window.Peak = peak
 	m.fresh = true
 }
 
@@ -219,5 +229,5 @@ func (m *machine) closeWindow() {
 		s.Windows = s.Windows[max(0, len(s.Windows)-maxWindows):]
 	}
 	s.Window = Window{}
-	s.live.last = nil
+	s.live.last, s.live.part = nil, tally{}
 }

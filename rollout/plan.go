@@ -39,7 +39,9 @@ type Plan struct {
 	Watch *Analysis `json:"watch,omitempty"`
 
 	// Sticky asks the proxies to keep a user's session on one version while the
-	// weights allow it.
+	// weights allow it. The new version's share of the requests then rises only as
+	// sessions end, and while it does a comparison finds a bad version later. All
+	// failures of one user are of one version; Analysis.Burst is for that.
 	Sticky bool `json:"sticky,omitempty"`
 
 	// Preview says how the version can be reached before it has any weight: an

@@ -10,10 +10,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// logOf returns the logarithm of the evidence of all windows.
+func logOf(windows []tally, tolerance, burst float64) float64 {
+	log, _ := logEvidence(windows, 0, tolerance, burst)
+	return log
+}
+
 // slowEvidence is the definition: for each window at which counting may start
-// and each ratio, the product over single bad requests of how likely it was whose
-// it was, in numbers that do not round.
-func slowEvidence(windows []tally) float64 {
+// and each ratio, the product over single requests of what a bet on each has
+// gained, in numbers that do not round.
+func slowEvidence(windows []tally, tolerance float64) float64 {
 	exact := func(x float64) *big.Float { return new(big.Float).SetPrec(300).SetFloat64(x) }
 	total := exact(0)
 	for start := range windows {
@@ -23,14 +29,22 @@ func slowEvidence(windows []tally) float64 {
 				if t.oldAll == 0 || t.newAll == 0 {
 					continue
 				}
-				w := float64(t.newAll+1) / float64(t.newAll+t.oldAll+1)
+				w := max(float64(t.newAll+1)/float64(t.newAll+t.oldAll+1), t.peak)
 				ifWorse := w * rho / (w*rho + 1 - w)
-				for range t.newBad {
-					product.Mul(product, exact(ifWorse/w))
+				stake := ifWorse - w
+				times := func(gain float64, n uint64) {
+					factor := exact(gain)
+					factor.Quo(factor, exact(1+stake*tolerance))
+					for ; n > 0; n >>= 1 {
+						if n&1 == 1 {
+							product.Mul(product, factor)
+						}
+						factor.Mul(factor, factor)
+					}
 				}
-				for range t.oldBad {
-					product.Mul(product, exact((1-ifWorse)/(1-w)))
-				}
+				times(1+stake/w, t.newBad)
+				times(1-stake/(1-w), t.oldBad)
+				times(1, t.newAll-t.newBad+t.oldAll-t.oldBad)
 			}
 			weight := 1 / float64((start+1)*(start+2)) / float64(len(ratios))
 			total.Add(total, product.Mul(product, exact(weight)))
@@ -44,51 +58,186 @@ func slowEvidence(windows []tally) float64 {
 func TestEvidenceIsWhatItsDefinitionSays(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	upTo := func(n uint64) uint64 { return rng.Uint64N(n + 1) }
-	for range 100 {
+	for range 400 {
 		windows := make([]tally, 1+rng.IntN(4))
 		for i := range windows {
 			w := tally{oldAll: upTo(5000), newAll: upTo(1000)}
 			w.oldBad, w.newBad = upTo(min(w.oldAll, 60)), upTo(min(w.newAll, 60))
+			if rng.IntN(2) == 0 {
+				w.peak = rng.Float64()
+			}
 			windows[i] = w
 		}
-		want := slowEvidence(windows)
-		require.InDelta(t, want, logEvidence(windows, 0, 1), 1e-9*max(1, math.Abs(want)), "%+v", windows)
+		tolerance := max(0, rng.Float64()-0.5) / 10
+		want := slowEvidence(windows, tolerance)
+		require.InDelta(t, want, logOf(windows, tolerance, 1), 1e-9*max(1, math.Abs(want)), "%+v", windows)
 	}
 }
 
-// TestExactFalseAlarms computes, without sampling, the chance that a version as
-// good as the old one is ever found to be worse, if one looks after each of the
-// first requests: the chances of all counts are carried on from request to
-// request, and those where the evidence suffices are taken out.
+// The share of the requests rises while both versions have an outage: with the
+// peak, and only with it, the chance of a false alarm is what it is.
+func TestPeakOfTheShare(t *testing.T) {
+	const runs = 200
+	alarms := map[bool]int{}
+	for seed := range uint64(runs) {
+		rng := rand.New(rand.NewPCG(seed, 14))
+		var seen tally
+		share := 0.05
+		for second := range 300 {
+			share += (0.5 - share) / 300
+			rate := 0.001
+			if second > 200 {
+				rate = 0.1
+			}
+			for range 100 {
+				bad := uint64(0)
+				if rng.Float64() < rate {
+					bad = 1
+				}
+				if rng.Float64() < share {
+					seen.newAll, seen.newBad = seen.newAll+1, seen.newBad+bad
+				} else {
+					seen.oldAll, seen.oldBad = seen.oldAll+1, seen.oldBad+bad
+				}
+			}
+		}
+		for _, told := range []bool{true, false} {
+			seen.peak = 0
+			if told {
+				seen.peak = share
+			}
+			if logOf([]tally{seen}, 0, 1) >= math.Log(100) {
+				alarms[told]++
+			}
+		}
+	}
+	t.Logf("%v of %d", alarms, runs)
+	assert.LessOrEqual(t, alarms[true], runs/100)
+	assert.Greater(t, alarms[false], runs/2, "it is for something")
+	assert.Equal(t, logOf([]tally{{oldAll: 900, oldBad: 1, newAll: 100, newBad: 9}}, 0, 1),
+		logOf([]tally{{oldAll: 900, oldBad: 1, newAll: 100, newBad: 9, peak: 0.05}}, 0, 1), "a peak below the share says nothing")
+}
+
+// TestExactFalseAlarms computes, without sampling, the chance that a version within
+// the tolerance is ever found to be outside, if one looks after each of the first
+// requests: the chances of all counts are carried on from request to request, and
+// those where the evidence suffices are taken out.
 func TestExactFalseAlarms(t *testing.T) {
 	const alpha = 0.01
 	for _, c := range []struct {
-		name            string
-		requests        int
-		share, rate     float64
-		betterByAFactor float64
+		name                string
+		requests            int
+		share               float64
+		old, new, tolerance float64
 	}{
-		{"rare failures, small share", 100, 0.1, 0.02, 1},
-		{"some failures, small share", 70, 0.1, 0.2, 1},
-		{"some failures, tiny share", 100, 0.02, 0.1, 1},
-		{"half fails", 40, 0.3, 0.5, 1},
-		{"equal shares", 40, 0.5, 0.3, 1},
-		{"the new version has most", 40, 0.8, 0.2, 1},
-		{"the new version is better", 40, 0.3, 0.2, 0.5},
+		{"rare failures, small share", 100, 0.1, 0.02, 0.02, 0},
+		{"some failures, small share", 70, 0.1, 0.2, 0.2, 0},
+		{"some failures, tiny share", 100, 0.02, 0.1, 0.1, 0},
+		{"half fails", 40, 0.3, 0.5, 0.5, 0},
+		{"equal shares", 40, 0.5, 0.3, 0.3, 0},
+		{"the new version has most", 40, 0.8, 0.2, 0.2, 0},
+		{"the new version is better", 40, 0.3, 0.2, 0.1, 0},
+		{"just within the tolerance", 70, 0.2, 0.02, 0.12, 0.1},
+		{"just within a large tolerance", 50, 0.2, 0.1, 0.5, 0.4},
+		{"within the tolerance, equal shares", 50, 0.5, 0, 0.2, 0.2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			alarm := exactAlarms(c.requests, c.share, c.rate, c.rate*c.betterByAFactor, alpha)
+			alarm := exactAlarms(c.requests, c.share, c.old, c.new, c.tolerance, alpha)
 			t.Logf("%.4f %%", 100*alarm)
 			assert.LessOrEqual(t, alarm, alpha)
 		})
 	}
 	// The same computation finds a version that is worse, so it does not say
 	// "no alarm" of everything.
-	assert.Greater(t, exactAlarms(100, 0.2, 0.02, 0.5, alpha), 0.9)
+	assert.Greater(t, exactAlarms(100, 0.2, 0.02, 0.5, 0, alpha), 0.9)
 }
 
-func exactAlarms(requests int, share, oldRate, newRate, alpha float64) (alarm float64) {
+// TestExactFalseAlarmsOfManyRequests does the same where every so many-th request
+// is the new version's, which leaves fewer counts to carry on: so it sees dozens
+// of failures.
+func TestExactFalseAlarmsOfManyRequests(t *testing.T) {
+	const alpha = 0.01
+	for _, c := range []struct {
+		name                string
+		requests, every     int
+		old, new, tolerance float64
+	}{
+		{"rare failures, small share", 20_000, 10, 0.001, 0.001, 0},
+		{"some failures, small share", 5000, 10, 0.01, 0.01, 0},
+		{"many failures, small share", 1000, 10, 0.2, 0.2, 0},
+		{"some failures, equal shares", 3000, 2, 0.01, 0.01, 0},
+		{"many failures, equal shares", 600, 2, 0.2, 0.2, 0},
+		{"rare failures, just within the tolerance", 10_000, 10, 0.001, 0.006, 0.005},
+		{"some failures, just within the tolerance", 6000, 10, 0.01, 0.015, 0.005},
+		{"within the tolerance, equal shares", 6000, 2, 0.001, 0.006, 0.005},
+		{"just within a large tolerance", 2000, 10, 0.01, 0.11, 0.1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if testing.Short() {
+				c.requests /= 4
+			}
+			alarm := exactAlarmsInTurn(c.requests, c.every, c.old, c.new, c.tolerance, alpha)
+			t.Logf("%.4f %%", 100*alarm)
+			assert.LessOrEqual(t, alarm, alpha)
+		})
+	}
+	assert.Greater(t, exactAlarmsInTurn(3000, 10, 0.001, 0.05, 0.005, alpha), 0.9)
+}
+
+// exactAlarmsInTurn looks whenever the new version had a request.
+func exactAlarmsInTurn(requests, every int, oldRate, newRate, tolerance, alpha float64) (alarm float64) {
+	const negligible = 1e-10
+	at := [][]float64{{1}} // chance of each number of bad requests, the old version's and the new one's
+	for n := 1; n <= requests; n++ {
+		isNew := n%every == 0
+		rate := oldRate
+		if isNew {
+			rate = newRate
+		}
+		next := make([][]float64, len(at)+1)
+		for o := range next {
+			next[o] = make([]float64, len(at[0])+1)
+		}
+		for o := range at {
+			for b, chance := range at[o] {
+				if chance < negligible { // too rare to follow: take it for an alarm
+					alarm += chance
+					continue
+				}
+				next[o][b] += chance * (1 - rate)
+				if isNew {
+					next[o][b+1] += chance * rate
+				} else {
+					next[o+1][b] += chance * rate
+				}
+			}
+		}
+		olds, news := 0, 0 // the largest with a chance
+		for o := range next {
+			for b, chance := range next[o] {
+				if chance == 0 {
+					continue
+				}
+				window := []tally{{oldAll: uint64(n - n/every), oldBad: uint64(o), newAll: uint64(n / every), newBad: uint64(b)}}
+				if isNew && logOf(window, tolerance, 1) >= -math.Log(alpha) {
+					alarm += chance
+					next[o][b] = 0
+					continue
+				}
+				olds, news = max(olds, o), max(news, b)
+			}
+		}
+		at = next[:olds+1]
+		for o := range at {
+			at[o] = at[o][:news+1]
+		}
+	}
+	return alarm
+}
+
+func exactAlarms(requests int, share, oldRate, newRate, tolerance, alpha float64) (alarm float64) {
 	type counts struct{ newAll, newBad, oldBad uint64 }
 	at := map[counts]float64{{}: 1}
 	for n := range requests {
@@ -104,8 +253,8 @@ func exactAlarms(requests int, share, oldRate, newRate, alpha float64) (alarm fl
 			next[counts{c.newAll + 1, c.newBad + 1, c.oldBad}] += chance * share * newRate
 		}
 		for c, chance := range next {
-			window := []tally{{uint64(n+1) - c.newAll, c.oldBad, c.newAll, c.newBad}}
-			if logEvidence(window, 0, 1) >= -math.Log(alpha) {
+			window := []tally{{oldAll: uint64(n+1) - c.newAll, oldBad: c.oldBad, newAll: c.newAll, newBad: c.newBad}}
+			if logOf(window, tolerance, 1) >= -math.Log(alpha) {
 				alarm += chance
 				delete(next, c)
 			}
@@ -118,12 +267,15 @@ func exactAlarms(requests int, share, oldRate, newRate, alpha float64) (alarm fl
 // TestOutagesOfBothAreNoAlarm looks every second at a version that is as good as
 // the old one while the rate at which both fail jumps between 0.1 % and 40 %.
 func TestOutagesOfBothAreNoAlarm(t *testing.T) {
-	const runs = 100
-	alarms := 0
-	for seed := range uint64(runs) {
-		rng := rand.New(rand.NewPCG(seed, 3))
+	runs := 1000
+	if testing.Short() {
+		runs = 200
+	}
+	alarms := map[float64]int{}
+	for seed := range runs {
+		rng := rand.New(rand.NewPCG(uint64(seed), 3))
 		var window tally
-		rate := 0.001
+		rate, most := 0.001, math.Inf(-1)
 		for range 600 {
 			if rng.IntN(60) == 0 {
 				rate = 0.401 - rate
@@ -139,14 +291,18 @@ func TestOutagesOfBothAreNoAlarm(t *testing.T) {
 					window.oldAll, window.oldBad = window.oldAll+1, window.oldBad+bad
 				}
 			}
-			if logEvidence([]tally{window}, 0, 1) >= math.Log(100) {
-				alarms++
-				break
+			most = max(most, logOf([]tally{window}, 0, 1))
+		}
+		for _, alpha := range []float64{0.01, 0.1, 0.5} {
+			if most >= -math.Log(alpha) {
+				alarms[alpha]++
 			}
 		}
 	}
-	t.Logf("%d of %d", alarms, runs)
-	assert.LessOrEqual(t, alarms, runs/100)
+	t.Logf("%v of %d", alarms, runs)
+	for alpha, n := range alarms {
+		assert.LessOrEqual(t, float64(n), alpha*float64(runs), "alpha %v", alpha)
+	}
 }
 
 func TestEvidenceGrowsWithFailuresOfTheNewVersionAndShrinksWithTheOldOnes(t *testing.T) {
@@ -157,17 +313,17 @@ func TestEvidenceGrowsWithFailuresOfTheNewVersionAndShrinksWithTheOldOnes(t *tes
 		more, fewer := w, w
 		more.newBad++
 		fewer.oldBad++
-		at := logEvidence([]tally{w}, 0, 1)
-		require.Greater(t, logEvidence([]tally{more}, 0, 1), at, "%+v", w)
-		require.Less(t, logEvidence([]tally{fewer}, 0, 1), at, "%+v", w)
+		at := logOf([]tally{w}, 0, 1)
+		require.Greater(t, logOf([]tally{more}, 0, 1), at, "%+v", w)
+		require.Less(t, logOf([]tally{fewer}, 0, 1), at, "%+v", w)
 	}
 }
 
 func TestABurstCountsAsOneFailure(t *testing.T) {
 	single := []tally{{oldAll: 9000, oldBad: 3, newAll: 1000, newBad: 4}}
 	burst := []tally{{oldAll: 9000, oldBad: 15, newAll: 1000, newBad: 20}}
-	assert.InDelta(t, logEvidence(single, 0, 1), logEvidence(burst, 0, 5), 1e-9)
-	assert.Greater(t, logEvidence(burst, 0, 1), logEvidence(burst, 0, 5))
+	assert.InDelta(t, logOf(single, 0, 1), logOf(burst, 0, 5), 1e-9)
+	assert.Greater(t, logOf(burst, 0, 1), logOf(burst, 0, 5))
 }
 
 func TestEvidenceOfNothing(t *testing.T) {
@@ -178,7 +334,7 @@ func TestEvidenceOfNothing(t *testing.T) {
 		"windows without both":  {{newAll: 1000, newBad: 900}, {oldAll: 1000, oldBad: 10}},
 		"nothing failed at all": {{oldAll: 1e6, newAll: 1e6}},
 	} {
-		assert.LessOrEqual(t, logEvidence(windows, 0, 1), 0., name)
+		assert.LessOrEqual(t, logOf(windows, 0, 1), 0., name)
 	}
 }
 

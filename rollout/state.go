@@ -154,6 +154,8 @@ type live struct {
 	ripening bool               // time counts for the stops of retired versions
 	last     map[string]Traffic // the last that Stats has told, under these weights
 	windowAt time.Duration      // when the window began
+	part     tally              // the requests of the last partLength of it
+	partAt   time.Duration      // when that began
 	gate     *Judgement         // the last of the gate of this step
 	gateStep int
 	ignored  bool // a failure whose rule is to continue was told

@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -389,6 +390,50 @@ func TestWindowsKeepTheirNumbers(t *testing.T) {
 	assert.Equal(t, all[len(all)-len(s.state.Windows):], s.state.Windows, "the newest are kept")
 	j := p.Watch.Judge(s.state.Window.Old, s.state.Window.New, all...)
 	assert.LessOrEqual(t, s.state.Judgement.Evidence, j.Evidence, "leaving out windows leaves out evidence")
+}
+
+// Where sessions stick, the new version's share of the requests rises for minutes
+// after its weight: an outage of both versions is still not held against it, and
+// a version that is bad is found.
+func TestSharesThatRiseByAndBy(t *testing.T) {
+	failed := func(seed uint64, spike, worse float64) (bool, time.Duration) {
+		rng := rand.New(rand.NewPCG(seed, 13))
+		s := newStepper(t)
+		s.submit("v1", rollout.AllAtOnce())
+		s.run()
+		p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(5*time.Minute))
+		p.Sticky, p.Watch = true, &rollout.Analysis{}
+		s.submit("v2", p)
+		s.run()
+		share, outage := 0., rng.IntN(270)
+		served := map[string]rollout.Traffic{}
+		for second := range 300 {
+			share += (0.5 - share) / 60 // sessions last a minute on average
+			rate := 0.001
+			if second >= outage && second < outage+30 {
+				rate += spike
+			}
+			news := binomial(rng, 500, share)
+			served["v1"] = served["v1"].Add(traffic(500-news, binomial(rng, 500-news, rate)))
+			served["v2"] = served["v2"].Add(traffic(news, binomial(rng, news, rate+worse)))
+			s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision},
+				Traffic: maps.Clone(served)})
+			if s.state.Phase != rollout.Advancing {
+				require.Equal(t, rollout.RollingBack, s.state.Phase)
+				return true, time.Duration(second) * time.Second
+			}
+		}
+		return false, 0
+	}
+	for seed := range uint64(40) {
+		alarm, at := failed(seed, 0.3, 0)
+		require.False(t, alarm, "seed %d: both versions are as good, at %v", seed, at)
+	}
+	for seed := range uint64(5) {
+		found, at := failed(seed, 0, 0.05)
+		require.True(t, found, "seed %d", seed)
+		require.Less(t, at, time.Minute)
+	}
 }
 
 // On the way to the same weight everywhere the versions are not compared: an old

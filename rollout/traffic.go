@@ -88,6 +88,13 @@ type Window struct {
 	// Index counts the windows that were judged together, from 0. It matters
 	// where the first of them were left out; see [Analysis.Judge].
 	Index int `json:"index,omitempty"`
+
+	// Peak is the largest share of the requests that the new version had at any
+	// time in the window, as far as that was not chance. Failures of the new version
+	// are taken to be so likely all the time: it takes longer to be found bad, but
+	// an outage of both versions at that time says nothing against it. Zero means
+	// that the share did not move.
+	Peak float64 `json:"peak,omitempty"`
 }
 
 func (w Window) plus(v Window) Window { return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New)} }
@@ -97,6 +104,7 @@ func failures(w Window) tally {
 	return tally{
 		oldAll: w.Old.Requests, oldBad: min(w.Old.Failures, w.Old.Requests),
 		newAll: w.New.Requests, newBad: min(w.New.Failures, w.New.Requests),
+		peak: w.Peak,
 	}
 }
 
@@ -104,7 +112,7 @@ func failures(w Window) tally {
 // version's did. By symmetry the next request above a quantile of the old version
 // is the new one's with a chance of its share, if both are as fast.
 func slow(w Window) tally {
-	t := tally{oldAll: w.Old.Latency.Count(), newAll: w.New.Latency.Count()}
+	t := tally{oldAll: w.Old.Latency.Count(), newAll: w.New.Latency.Count(), peak: w.Peak}
 	if t.oldAll < enoughTimed {
 		return tally{}
 	}

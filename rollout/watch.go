@@ -12,7 +12,7 @@ func (m *machine) watch() {
 	if !m.fresh || v == nil || s.Plan.Watch == nil || s.Promoted || s.Weights.Most(v.ID) == 0 {
 		return
 	}
-	j := s.Plan.Watch.Judge(m.comparable(), s.Window.New, s.Windows...)
+	j := s.Plan.Watch.judge(m.window(), s.Windows)
 	s.Judgement, s.JudgedBy = &j, "watch"
 	if j.Verdict == Fail {
 		m.apply(s.Plan.Watch.Rule(Fail), j, PausedByWatch)
@@ -37,6 +37,13 @@ func (m *machine) comparable() Traffic {
 		weight = w
 	}
 	return s.Window.Old
+}
+
+// window returns the traffic under the present weights that can be compared.
+func (m *machine) window() Window {
+	w := m.s.Window
+	w.Old = m.comparable()
+	return w
 }
 
 // apply does what the rule says, and reports whether it says to go on. A pause
@@ -89,7 +96,7 @@ func (m *machine) judge(step Step) bool {
 			return false
 		}
 		onFail, onInconclusive = a.Rule(Fail), a.Rule(Inconclusive)
-		j = a.Judge(m.comparable(), s.Window.New, s.Windows...)
+		j = a.judge(m.window(), s.Windows)
 		s.JudgedBy = string(step.Kind)
 	}
 	s.Judgement = &j
