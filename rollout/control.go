@@ -148,8 +148,8 @@ func (m *machine) resume() {
 	case PausedByPlan:
 		m.nextStep()
 	case PausedByVerdict, PausedByWatch:
-		s.Window, s.Windows = Window{}, nil
-		s.live.last = nil
+		s.Window, s.Windows, s.Restarts = Window{}, nil, 0
+		s.live.last, s.live.closed = nil, closed{}
 		if by == PausedByVerdict {
 			m.nextStep()
 		}

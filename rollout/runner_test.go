@@ -781,3 +781,38 @@ func TestStoredByOthers(t *testing.T) {
 		})
 	}
 }
+
+// A version that crashes every 20 s, and is back 3 s later, is seldom looked at
+// when it is ready: its restarts count all the same.
+func TestCrashLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		began := time.Now()
+		up := func() (restarts uint64, is bool) {
+			const cycle = 20*time.Second + 137*time.Millisecond
+			age := time.Since(began)
+			return uint64(age / cycle), age%cycle >= 3*time.Second
+		}
+		b.f.set(func() {
+			b.f.hook = func(_ context.Context, call string) error {
+				_, is := up()
+				b.f.set(func() { b.f.ready["v2"] = rollout.Readiness{Ready: is, Reason: "it has crashed"} })
+				return nil
+			}
+			b.f.traffic = func(v string) rollout.Traffic {
+				n := rollout.Traffic{Requests: uint64(time.Since(began).Seconds() * 50)}
+				if v == "v2" {
+					n.Restarts, _ = up()
+				}
+				return n
+			}
+		})
+		p := rollout.Canary(rollout.SetWeight(25), rollout.Bake(5*time.Minute))
+		p.Watch = &rollout.Analysis{}
+		b.submit("v2", p)
+		s := b.wait(rollout.RolledBack)
+		assert.Contains(t, s.Reason, "the new version was restarted 4 times, at most 3 are forgiven")
+		assert.Less(t, time.Since(began), 2*time.Minute)
+		b.stop()
+	})
+}

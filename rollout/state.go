@@ -80,6 +80,9 @@ type State struct {
 	// under earlier ones, oldest first.
 	Window  Window   `json:"window"`
 	Windows []Window `json:"windows,omitempty"`
+	// Restarts is how often the new version was restarted in this attempt, whatever
+	// its weight was. It counts for every verdict: those in the windows are older.
+	Restarts uint64 `json:"restarts,omitempty"`
 	// Judgement is the last one of this rollout, and JudgedBy what made it.
 	Judgement *Judgement `json:"judgement,omitempty"`
 	JudgedBy  string     `json:"judgedBy,omitempty"`
@@ -154,6 +157,7 @@ type live struct {
 	ripening bool               // time counts for the stops of retired versions
 	last     map[string]Traffic // the last that Stats has told, under these weights
 	windowAt time.Duration      // when the window began
+	closed   closed             // the window before it
 	gate     *Judgement         // the last of the gate of this step
 	gateStep int
 	ignored  bool // a failure whose rule is to continue was told
@@ -167,6 +171,17 @@ type liveVersion struct {
 	misses  int // calls to Ready in a row that failed
 	starts  int // calls to start it that have not returned
 	stops   int // calls to stop it that have not returned
+
+	counted  bool   // restarts is known
+	restarts uint64 // the last that Stats has told
+}
+
+// closed is a window that ended because the weights changed, and is the last of
+// State.Windows. A call to Stats that was under way then tells the rest of it.
+type closed struct {
+	revision uint64 // of its weights; 0 if there is none
+	last     map[string]Traffic
+	compared bool // the old version's traffic is in it
 }
 
 // retry is the backoff of an action.
@@ -184,7 +199,7 @@ func (s State) clone() State {
 	l.versions = cloneMap(l.versions)
 	l.retry = cloneMap(l.retry)
 	l.next = cloneMap(l.next)
-	l.last = maps.Clone(l.last)
+	l.last, l.closed.last = maps.Clone(l.last), maps.Clone(l.closed.last)
 	return s
 }
 
@@ -319,6 +334,15 @@ func (s State) step() (Step, bool) {
 		return Step{}, false
 	}
 	return s.Plan.Steps[s.Step], true
+}
+
+// watched reports whether the plan's Watch judges the new version: from when the
+// plan gives it a weight until it is promoted.
+func (s State) watched() bool {
+	if s.newVersion() == nil || s.Stable == nil || s.Plan.Watch == nil || s.Promoted {
+		return false
+	}
+	return hasWeight(s.Plan.weights(s.Step))
 }
 
 func (s State) stepName() string {

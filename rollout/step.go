@@ -246,7 +246,8 @@ func (m *machine) start(reason string) {
 	// If a call to start it still hangs, that is what is wanted now.
 	s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Stopped && r.Version.ID == s.Plan.Version })
 	m.closeWindow()
-	s.Windows, s.Judgement, s.JudgedBy = nil, nil, ""
+	s.Windows, s.Restarts, s.Judgement, s.JudgedBy = nil, 0, nil, ""
+	s.live.closed = closed{}
 	m.enter(Advancing, reason)
 	m.enterStep()
 }
@@ -372,9 +373,13 @@ func (m *machine) actions() []Action {
 			}
 			add(Action{Kind: ActStop, Version: r.Version.ID, Drain: r.Version.Drain})
 		}
-		if fresh != nil && s.Stable != nil && l.versions[fresh.ID].ready.Ready {
-			add(Action{Kind: ActStats, Revision: s.Weights.Revision})
+	}
+	if fresh != nil && s.Stable != nil && l.versions[fresh.ID].started {
+		a := Action{Kind: ActStats}
+		if s.isApplied() && l.versions[fresh.ID].ready.Ready {
+			a.Revision = s.Weights.Revision
 		}
+		add(a)
 	}
 	if step, _ := s.step(); step.Kind == KindGate && s.Phase == Advancing && l.counting {
 		add(Action{Kind: ActGate, Gate: step.Gate, Step: s.Step})

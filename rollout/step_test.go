@@ -458,3 +458,82 @@ func TestVersions(t *testing.T) {
 	require.Equal(t, rollout.RolledBack, s.state.Phase)
 	assert.Equal(t, []string{"v3", "v1"}, s.state.Versions(), "it may be retried")
 }
+
+// A restart of the new version counts whenever it is told: while the version
+// starts, while it is not ready and has no weight, while the weights are not
+// applied.
+func TestRestartsCountAtAllTimes(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+	p.Watch = &rollout.Analysis{MaxRestarts: 3}
+	s.submit("v2", p)
+	s.look(0)
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStart, Version: "v2"}})
+	stats := func(restarts, requests uint64) {
+		t.Helper()
+		i := slices.IndexFunc(s.wanted, func(a rollout.Action) bool { return a.Kind == rollout.ActStats })
+		require.GreaterOrEqual(t, i, 0, "nobody asks")
+		v2 := rollout.Traffic{Requests: requests, Restarts: restarts}
+		s.look(0, rollout.Outcome{Action: s.wanted[i], Traffic: map[string]rollout.Traffic{"v1": {Requests: requests}, "v2": v2}})
+	}
+	ready := func(is bool) {
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActReady, Version: "v2"}, Readiness: rollout.Readiness{Ready: is}})
+	}
+	apply := func() {
+		s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
+	}
+	stats(7, 0) // of an earlier attempt
+	ready(false)
+	stats(8, 0)
+	require.EqualValues(t, 1, s.state.Restarts)
+	ready(true)
+	stats(9, 0) // the weights are on their way
+	require.EqualValues(t, 2, s.state.Restarts)
+	apply()
+	s.look(time.Second)
+	stats(9, 0)
+	s.look(time.Second)
+	stats(9, 10)
+	require.EqualValues(t, 2, s.state.Judgement.Restarts)
+	ready(false)
+	require.Zero(t, s.state.Weights.Most("v2"))
+	stats(1, 10) // it has begun to count anew
+	require.EqualValues(t, 3, s.state.Restarts)
+	require.Equal(t, rollout.Advancing, s.state.Phase, "so many are forgiven")
+	s.look(time.Second)
+	stats(2, 10)
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	assert.Contains(t, s.state.Reason, "restarted 4 times, at most 3 are forgiven")
+	s.run()
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	require.Zero(t, s.state.Restarts, "an attempt begins anew")
+}
+
+// What was asked while the version still had its weight belongs to the window of
+// that weight, though the answer comes after that has ended.
+func TestTheEndOfAWindowIsSeen(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+	p.Watch = &rollout.Analysis{MinSuccess: 0.9, LimitsOnly: true}
+	s.submit("v2", p)
+	s.run()
+	asked := rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}
+	stats := func(requests, failures uint64) {
+		s.look(time.Second, rollout.Outcome{Action: asked, Traffic: map[string]rollout.Traffic{"v2": {Requests: requests, Failures: failures}}})
+	}
+	stats(0, 0)
+	stats(100, 0)
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActReady, Version: "v2"}, Readiness: rollout.Readiness{Reason: "it has crashed"}})
+	require.Zero(t, s.state.Weights.Most("v2"))
+	stats(150, 50)
+	require.Len(t, s.state.Windows, 1)
+	assert.EqualValues(t, 150, s.state.Windows[0].New.Requests)
+	assert.EqualValues(t, 50, s.state.Windows[0].New.Failures)
+	require.Equal(t, rollout.RollingBack, s.state.Phase, "and it is judged at once")
+	stats(200, 100)
+	assert.EqualValues(t, 150, s.state.Windows[0].New.Requests, "once")
+}
