@@ -91,7 +91,8 @@
 //   - Time. No step is shorter than it says. A bake counts the time between two
 //     looks if the weights were known to be applied, and the version ready, at
 //     the first; and nothing if the looks are more than two intervals, and a
-//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines
+//     second, apart, or in the wrong order, or if the plan's Watch sees no traffic
+//     since Stats does not succeed. So pauses, crashes, sleeping machines
 //     and clocks that are set make a step longer, never shorter. (A clock that is
 //     set forward by less than that cannot be told, which matters to those who call
 //     [Config.Step] themselves; the Runner uses monotonic time.)

@@ -324,6 +324,10 @@ type Status struct {
 	Remaining time.Duration
 	Certain   bool // Remaining does not depend on others
 
+	// BlindSince is since when Plan.Watch sees no traffic, since Stats does not
+	// succeed; zero if it sees it, or is not to judge now.
+	BlindSince time.Time
+
 	Measured float64 // the new version's share of the requests since the last weights
 	Requests uint64  // how many there were
 
@@ -359,6 +363,7 @@ func (r *Runner) Status() Status {
 	st.Schedule = st.State.Schedule(now)
 	st.Remaining, st.Certain = st.State.Remaining(now)
 	st.Measured, st.Requests = st.State.Measured()
+	st.BlindSince = st.State.live.blind
 	st.Why = st.why(now, loaded)
 	return st
 }

@@ -816,3 +816,39 @@ func TestCrashLoop(t *testing.T) {
 		b.stop()
 	})
 }
+
+// A watch that sees nothing lets nothing pass: time does not count, Why and Status
+// say so, and in the end the rollout goes back.
+func TestBlindWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute), rollout.SetWeight(50), rollout.Bake(5*time.Minute), rollout.Pause())
+		p.Watch = &rollout.Analysis{MinSuccess: 0.9}
+		b.submit("v2", p)
+		time.Sleep(30 * time.Second)
+		require.Zero(t, b.Status().BlindSince)
+		require.NotContains(t, b.Why(), "blind")
+		b.f.failing(errors.New("metrics are away"), "stats")
+		blind := time.Now()
+		time.Sleep(2 * time.Minute)
+		st := b.Status()
+		assert.InDelta(t, 30, st.State.Held.Seconds(), 2)
+		assert.WithinDuration(t, blind, st.BlindSince, 2*time.Second)
+		assert.Regexp(t, `it waits: Plan.Watch must see the traffic first; .* of 1m0s have passed; stats failed \d+ times in a row, .*: metrics are away\n`, st.Why)
+		assert.Regexp(t, `\nPlan.Watch is blind for [12]m`, st.Why)
+		assert.Contains(t, st.Why, "if it does not get on within")
+		require.NoError(t, b.Pause(t.Context(), ""))
+		assert.Regexp(t, `Plan.Watch is blind for [12]m.*: metrics are away`, b.Why(), "in a pause too")
+		require.NoError(t, b.Resume(t.Context()))
+
+		b.f.set(func() { b.f.hook = nil })
+		time.Sleep(time.Minute + 30*time.Second)
+		assert.Zero(t, b.Status().BlindSince)
+		assert.Equal(t, 5000, b.f.applied().Most("v2"), "it goes on")
+
+		b.f.failing(errors.New("metrics are away"), "stats")
+		s := b.wait(rollout.RolledBack)
+		assert.Regexp(t, `^no progress for 10m.* in step 6 of 9 \(bake 5m0s\): Plan.Watch must see the traffic first.*: metrics are away`, s.Reason)
+		b.stop()
+	})
+}

@@ -158,6 +158,7 @@ type live struct {
 	last     map[string]Traffic // the last that Stats has told, under these weights
 	windowAt time.Duration      // when the window began
 	closed   closed             // the window before it
+	blind    time.Time          // since when the plan's Watch sees nothing; zero if it does
 	gate     *Judgement         // the last of the gate of this step
 	gateStep int
 	ignored  bool // a failure whose rule is to continue was told
@@ -343,6 +344,13 @@ func (s State) watched() bool {
 		return false
 	}
 	return hasWeight(s.Plan.weights(s.Step))
+}
+
+// blind reports whether the plan's Watch is to judge, and sees nothing: the last
+// call to Stats has failed, or none has returned under these weights yet.
+func (s State) blind() bool {
+	return s.watched() && s.isApplied() && s.Weights.Most(s.Plan.Version) > 0 &&
+		(s.live.last == nil || s.live.retry[(Action{Kind: ActStats}).key()].failures > 0)
 }
 
 func (s State) stepName() string {

@@ -332,11 +332,17 @@ func (m *machine) versionOf(id string) Version {
 func (m *machine) settle() {
 	s, l := &m.s, &m.s.live
 	step, _ := s.step()
+	switch blind := s.blind(); {
+	case !blind:
+		l.blind = time.Time{}
+	case l.blind.IsZero():
+		l.blind = m.now
+	}
 	l.counting = false
 	switch step.Kind {
 	case KindBake, KindAnalyze, KindGate, KindStopOld:
 		l.counting = s.Phase == Advancing && !s.Final && s.isApplied() && s.onItsFeet() &&
-			l.versions[s.Plan.Version].ready.Ready
+			l.versions[s.Plan.Version].ready.Ready && (step.Kind != KindBake || l.blind.IsZero())
 	}
 	l.ripening = s.isApplied()
 }

@@ -58,7 +58,7 @@ func (s planSpec) plan(version string, app *envelopekit.App) (rollout.Plan, erro
 	case s.Name == "linear":
 		p = rollout.Linear(20, s.Bake)
 	case s.Name == "all":
-		p = rollout.AllAtOnce()
+		p, watch = rollout.AllAtOnce(), nil
 	case err == nil && total > 0:
 		p = rollout.FromDuration(total)
 	default:
