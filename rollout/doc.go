@@ -57,6 +57,9 @@
 //	       Resume, Promote ─┘      everything, then the     stopped, or was
 //	                               new one is stopped       given up
 //
+// (RollingBack also leads to Advancing, if after a restart the stable version is
+// not up, and another plan waits.)
+//
 // Submit leads from Succeeded and RolledBack to Advancing, and so does Retry
 // from RolledBack. While it is Advancing or Paused, State.Step says where:
 //
@@ -110,8 +113,10 @@
 //   - The way back is one call to SetWeights, and then one to stop the new
 //     version. The weights wait neither for the new version, nor for calls that
 //     hang, nor, once this Runner has taken over, for the store; the stop waits for
-//     the weights, and for the store. What was aborted does not go forward again
-//     by itself. (A call to SetWeights that ignores its context may have its effect
+//     the weights, and for the store. Only after a restart do the weights wait, until
+//     the stable version is up: before, nobody else could take what the new one
+//     serves. RolledBack means that the stable version has the traffic, and can
+//     take it. What was aborted does not go forward again by itself. (A call to SetWeights that ignores its context may have its effect
 //     late, but not after the weights of the way back have had theirs.)
 //   - Isolation. Every call has a deadline. One that ignores its context is left
 //     behind, delays nobody, and is counted; there are at most four of them for

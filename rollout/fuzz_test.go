@@ -25,6 +25,7 @@ var transitions = map[[2]rollout.Phase]bool{
 	{rollout.Advancing, rollout.Succeeded}:     true,
 	{rollout.Succeeded, rollout.Advancing}:     true,
 	{rollout.RollingBack, rollout.RollingBack}: true,
+	{rollout.RollingBack, rollout.Advancing}:   true, // if the stable version is not up, and another waits
 }
 
 // A script drives the core with arbitrary outcomes, commands, times and

@@ -692,6 +692,58 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// A restart on the way back: the stable version must be up before it gets what the
+// new one still serves, and before it counts as rolled back.
+func TestRestartOnTheWayBack(t *testing.T) {
+	for name, lost := range map[string]bool{"it comes up": false, "it is lost": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := running(t, rollout.Options{})
+				b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+				time.Sleep(10 * time.Second)
+				b.f.failing(errors.New("no"), "v1 100", "stop")
+				require.NoError(t, b.Abort(t.Context(), "it is bad"))
+				time.Sleep(time.Second)
+				b.stop()
+				f := b.f
+				f.set(func() {
+					f.hook = nil
+					f.began = time.Now()
+					f.ready["v1"] = rollout.Readiness{Reason: "restarting"}
+				})
+				f.since()
+				b = start(t, f, rollout.Options{})
+				time.Sleep(time.Hour)
+				assert.Equal(t, []string{"0s start v1"}, f.since())
+				assert.Equal(t, rollout.RollingBack, b.Status().State.Phase)
+				assert.Contains(t, b.Why(), "it waits: version v1, which is stable, must be ready again first (or be replaced: Submit another and Promote it): restarting\n")
+				assert.Contains(t, b.Why(), "the weights stay as they are")
+				if lost {
+					f.set(func() { f.began = time.Now() })
+					b.submit("v3", rollout.AllAtOnce())
+					time.Sleep(time.Second)
+					assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first (or be replaced by Promote)")
+					require.NoError(t, b.Promote(t.Context()))
+					b.wait(rollout.Succeeded)
+					calls := f.since()
+					assert.Equal(t, []string{"0s start v3", "1s v3 100 %, v1 0 % at api"}, calls[:2])
+					assert.Subset(t, calls, []string{"1s stop v2, drain 30s", "1s stop v1, drain 30s"})
+				} else {
+					f.set(func() { f.ready = map[string]rollout.Readiness{}; f.began = time.Now() })
+					s := b.wait(rollout.RolledBack)
+					assert.Equal(t, "it is bad", s.Reason)
+					var calls []string
+					for _, c := range f.since() {
+						calls = append(calls, cut(c))
+					}
+					assert.Equal(t, []string{"v1 100 % at api", "stop v2, drain 30s"}, calls)
+				}
+				b.stop()
+			})
+		})
+	}
+}
+
 // After a restart the old version does not come up any more: whoever knows that
 // the new one is good can promote it.
 func TestOldVersionIsLost(t *testing.T) {

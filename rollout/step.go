@@ -121,8 +121,10 @@ func (m *machine) desired() Weights {
 // direct makes new weights if those that are wanted have changed.
 func (m *machine) direct() {
 	s, l := &m.s, &m.s.live
-	if s.Phase == Idle || s.Phase != RollingBack && !s.onItsFeet() {
-		return // after a restart nothing is sent to a version that is not up yet
+	if s.Phase == Idle || !s.onItsFeet() {
+		// After a restart nothing is sent to a version that is not up yet, on the
+		// way back neither: what a bad one serves is better than nothing.
+		return
 	}
 	w := m.desired()
 	if s.Weights.Revision == 0 && s.Phase == Advancing && len(w.Splits) == 0 && !s.Promoted {
@@ -154,6 +156,10 @@ func (m *machine) advance() bool {
 		if r := s.retired(s.Plan.Version); s.isApplied() && (r == nil || !r.waitedFor()) {
 			s.Counters.RolledBack++
 			m.enter(RolledBack, s.Reason)
+			return true
+		}
+		if s.Next != nil && !s.stableUp() {
+			m.begin(s.Next) // which Promote may put in the place of a stable one that is lost
 			return true
 		}
 	case Idle, RolledBack, Succeeded:

@@ -17,13 +17,7 @@ func (s State) obstacle() string {
 	v := s.live.versions[id]
 	switch {
 	case !s.onItsFeet():
-		sv := s.live.versions[s.Stable.ID]
-		if !sv.started {
-			return fmt.Sprintf("version %s, which is stable, must start again first (or be replaced by Promote)%s", s.Stable.ID,
-				s.problem(Action{Kind: ActStart, Version: s.Stable.ID}))
-		}
-		return fmt.Sprintf("version %s, which is stable, must be ready again first (or be replaced by Promote): %s%s", s.Stable.ID,
-			or(sv.ready.Reason, "it has not answered yet"), s.problem(Action{Kind: ActReady, Version: s.Stable.ID}))
+		return s.stableProblem("or be replaced by Promote")
 	case !v.started && s.retired(id) != nil && !s.retired(id).Stopped:
 		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, s.problem(Action{Kind: ActStop, Version: id}))
 	case !v.started && v.stops > 0:
@@ -58,6 +52,18 @@ func (s State) obstacle() string {
 		return fmt.Sprintf("the old version is kept for another %v", left)
 	}
 	return "the next look"
+}
+
+// stableProblem says what the stable version lacks after a restart.
+func (s State) stableProblem(otherwise string) string {
+	id := s.Stable.ID
+	v := s.live.versions[id]
+	if !v.started {
+		return fmt.Sprintf("version %s, which is stable, must start again first (%s)%s", id, otherwise,
+			s.problem(Action{Kind: ActStart, Version: id}))
+	}
+	return fmt.Sprintf("version %s, which is stable, must be ready again first (%s): %s%s", id, otherwise,
+		or(v.ready.Reason, "it has not answered yet"), s.problem(Action{Kind: ActReady, Version: id}))
 }
 
 // problem says how often the call has failed, if it has, and why.
@@ -127,7 +133,12 @@ func (s State) Why(now time.Time) string {
 		line("Resume goes on, Promote skips the rest, Abort goes back")
 	case RollingBack:
 		line("version %s goes back for %v: %s", id, since(s.Since), s.Reason)
-		line("it waits: %s", s.stops())
+		if !s.stableUp() {
+			line("it waits: %s", s.stableProblem("or be replaced: Submit another and Promote it"))
+			line("until then nobody could take the traffic, so the weights stay as they are")
+		} else {
+			line("it waits: %s", s.stops())
+		}
 	case RolledBack:
 		line("version %s was rolled back %v ago: %s", id, since(s.Since), s.Reason)
 		line("Retry tries it again, Submit another")

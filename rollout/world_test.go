@@ -340,7 +340,7 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 func (w *world) checkWeights(weights rollout.Weights) {
 	for id, v := range w.versions {
 		is, was := weights.Most(id), w.weights.Most(id)
-		if is > 0 && (v.stopCalled || !v.running && !(v.crashed && is == rollout.Whole)) {
+		if is > 0 && (v.stopCalled || !v.running) {
 			w.violate("%s has weight %d, but runs: %v, is to be stopped: %v", id, is, v.running, v.stopCalled)
 		}
 		if is > was && v.aborted && weights.Revision > v.before {
