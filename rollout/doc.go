@@ -118,7 +118,8 @@
 //     serves. RolledBack means that the stable version has the traffic, and can
 //     take it. What was aborted does not go forward again by itself. (A call to SetWeights that ignores its context may have its effect
 //     late, but not after the weights of the way back have had theirs.)
-//   - Isolation. Every call has a deadline. One that ignores its context is left
+//   - Isolation. Every call has a deadline. One that panics, be it to a Deployer, a
+//     gate or a Store, has failed with an error that says where. One that ignores its context is left
 //     behind, delays nobody, and is counted; there are at most four of them for
 //     one purpose, and Options.MaxHung in all, besides as many that take traffic
 //     back or stop versions. Commands, Why and Status never wait for a Deployer.

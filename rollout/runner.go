@@ -79,8 +79,8 @@ func New(deployer Deployer, opts Options) (*Runner, error) {
 // Run takes over the application where the store says that it is, starts again
 // what is to run, and carries out rollouts until ctx ends. What runs then goes
 // on running, and the weights stay. Run returns when all calls have returned,
-// but waits at most a few seconds for those that ignore their context, and names
-// them in its error. It returns early, with an error that wraps [ErrTakenOver],
+// but waits at most a few seconds for those that ignore their context, and for the
+// store, and names them in its error. It returns early, with an error that wraps [ErrTakenOver],
 // if another Runner takes over.
 func (r *Runner) Run(ctx context.Context) error {
 	r.mu.Lock()
@@ -172,18 +172,26 @@ func (r *Runner) stop() error {
 		for c := range r.left {
 			names = append(names, c.name)
 		}
-		if r.record.call != nil {
-			names = append(names, r.record.call.name)
+		writing := ""
+		if c := r.record.call; c != nil {
+			writing = c.name // its time may not be up yet
 		}
 		r.mu.Unlock()
-		if len(names) == 0 {
+		if len(names) == 0 && writing == "" {
 			return nil
 		}
 		select {
 		case <-r.kick:
 		case <-deadline.C:
-			slices.Sort(names)
-			return fmt.Errorf("calls that ignore that their context has ended: %q", names)
+			var errs []error
+			if len(names) > 0 {
+				slices.Sort(names)
+				errs = append(errs, fmt.Errorf("calls that ignore that their context has ended: %q", names))
+			}
+			if writing != "" {
+				errs = append(errs, fmt.Errorf("the store takes its time: %s", writing))
+			}
+			return errors.Join(errs...)
 		}
 	}
 }

@@ -904,3 +904,84 @@ func TestBlindWatch(t *testing.T) {
 		b.stop()
 	})
 }
+
+// A panic in what others have written is an error of the call, and says where it
+// was; the process lives on.
+func TestPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		b := running(t, rollout.Options{Gates: map[string]rollout.GateFunc{
+			"person": func(context.Context, rollout.State) (rollout.Judgement, error) {
+				if asked++; asked < 3 {
+					var nobody *rollout.Judgement
+					return *nobody, nil
+				}
+				return rollout.Judgement{Verdict: rollout.Pass}, nil
+			},
+		}})
+		for _, call := range []string{"start v2", "ready v2", "v2 50 %", "stats", "load", "store", "stop v1"} {
+			b.f.mu.Lock()
+			last, before := b.f.hook, 0
+			b.f.hook = func(ctx context.Context, name string) error {
+				b.f.mu.Lock()
+				panics := strings.HasPrefix(name, call) && before < 2
+				if panics {
+					before++
+				}
+				b.f.mu.Unlock()
+				if panics {
+					panic("no " + call)
+				}
+				if last != nil {
+					return last(ctx, name)
+				}
+				return nil
+			}
+			b.f.mu.Unlock()
+		}
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute), rollout.Gate("person", time.Minute)))
+		b.wait(rollout.Succeeded)
+		problems := map[string]string{}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for e := range b.Events(ctx, 0) {
+			if call, reason, ok := strings.Cut(e.Reason, " failed, 1 in a row: "); e.Kind == rollout.Problem && ok {
+				problems[call] = reason
+			}
+		}
+		for call, want := range map[string]string{
+			"start v2":    "it panicked: no start v2, in rollout_test.TestPanics.func1.",
+			"ready v2":    "it panicked: no ready v2, in ",
+			"stats":       "called by rollout_test.(*fake).call (fake_test.go:",
+			"stop v1":     "it panicked: no stop v1, in ",
+			"gate person": "it panicked: runtime error: invalid memory address or nil pointer dereference, in rollout_test.TestPanics.func1.1 (runner_test.go:",
+		} {
+			assert.Contains(t, problems[call], want)
+		}
+		assert.NotContains(t, problems["start v2"], "\n")
+		assert.GreaterOrEqual(t, counter(b, "rollout.runner.store.errors", ""), uint64(2))
+		b.stop()
+	})
+}
+
+// A write that is under way when Run ends, and whose time is not up, is not said to
+// ignore it.
+func TestStopsWhileTheStoreIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{AskTimeout: time.Minute})
+		b.f.set(func() {
+			b.f.hook = func(_ context.Context, call string) error {
+				if call == "store" {
+					time.Sleep(50 * time.Second)
+				}
+				return nil
+			}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorContains(t, b.Submit(ctx, plan("v2", rollout.AllAtOnce())), "not recorded yet")
+		b.end()
+		require.EqualError(t, <-b.done, "the store takes its time: store the state")
+		time.Sleep(time.Minute)
+	})
+}
