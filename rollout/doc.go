@@ -35,7 +35,8 @@
 //	state, err := runner.Wait(ctx) // Succeeded, or RolledBack and why
 //
 // Meanwhile others may call [Runner.Pause], [Runner.Resume], [Runner.Promote],
-// [Runner.Abort] and, after it has gone back, [Runner.Retry]. The first version of
+// [Runner.Abort] and, after it has gone back, [Runner.Retry]; with an [At], for
+// nothing but what they have seen. The first version of
 // all has nothing to shift from: it gets everything as soon as it is ready,
 // whatever its plan. The example of the package runs.
 //
@@ -57,11 +58,11 @@
 //	       Resume, Promote ─┘      everything, then the     stopped, or was
 //	                               new one is stopped       given up
 //
-// (RollingBack also leads to Advancing, if after a restart the stable version is
-// not up, and another plan waits.)
+// (Promote also leads from RollingBack to Advancing if another plan waits, and the
+// stable version has not come up after a restart: see there.)
 //
-// Submit leads from Succeeded and RolledBack to Advancing, and so does Retry
-// from RolledBack. While it is Advancing or Paused, State.Step says where:
+// Submit, of another plan, leads from Succeeded and RolledBack to Advancing, and so
+// does Retry from RolledBack. While it is Advancing or Paused, State.Step says where:
 //
 //	StartVersion > WaitReady > SetWeight, Bake, Analyze, Gate, Pause ... > Promote > StopOld
 //	                                                                                   │
@@ -128,8 +129,9 @@
 //     last for ever is a pause, and what has no alternative: a store that is
 //     away, a stable version that does not come up again after a restart, and
 //     weights that cannot be applied on the way back. Why says so.
-//   - Reasons. Every phase has one, and [Runner.Events] has them all, numbered,
-//     over restarts.
+//   - Reasons. Every phase has one. [Runner.Events] tells them, and what else
+//     happened, numbered on over restarts. A restart keeps the newest 64 events,
+//     and the newest 32 changes of phase before those.
 //
 // These are checked by a simulation with thousands of seeds; BENCHMARKS.md next
 // to the source says what was thrown at it, and which mistakes it finds.

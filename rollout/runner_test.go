@@ -274,6 +274,49 @@ func TestCommands(t *testing.T) {
 	})
 }
 
+// A command that says what it is meant for does nothing to what came after that.
+func TestCommandsThatAreMeantForSomething(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := running(t, rollout.Options{})
+		pauses := rollout.Canary(rollout.SetWeight(5), rollout.Pause(), rollout.SetWeight(50), rollout.Pause(), rollout.SetWeight(90), rollout.Bake(time.Hour))
+		b.submit("v2", pauses)
+		time.Sleep(5 * time.Second)
+		seen := b.Status().State.At()
+		assert.Equal(t, rollout.At{Version: "v2", Number: 2, Attempt: 1, Step: 4}, seen)
+		require.NoError(t, b.Resume(ctx, seen))
+		time.Sleep(5 * time.Second)
+		err := b.Resume(ctx, seen) // sent twice
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		assert.EqualError(t, err, "resume: refused: it was meant for version v2, step 4, but now it would be about version v2, step 6")
+		assert.Equal(t, rollout.Paused, b.Status().State.Phase)
+		require.ErrorIs(t, b.Promote(ctx, seen), rollout.ErrRefused)
+		require.ErrorIs(t, b.Pause(ctx, "", rollout.At{Version: "v3"}), rollout.ErrRefused)
+		require.ErrorIs(t, b.Resume(ctx, seen, seen), rollout.ErrRefused)
+
+		// What is meant for v2 does not drop v3.
+		b.f.failing(errors.New("busy"), "stop v2")
+		b.submit("v3", pauses)
+		err = b.Abort(ctx, "", rollout.At{Version: "v2"})
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		assert.ErrorContains(t, err, "it was meant for version v2, but now it would be about version v3")
+		assert.Equal(t, "v3", b.Status().State.Next.Version)
+		assert.Equal(t, rollout.At{Version: "v3"}, b.Status().State.At())
+		require.NoError(t, b.Abort(ctx, "", b.Status().State.At()))
+		assert.Nil(t, b.Status().State.Next)
+		b.f.set(func() { b.f.hook = nil })
+		b.wait(rollout.RolledBack)
+
+		// One retry, not two.
+		back := b.Status().State.At()
+		require.NoError(t, b.Retry(ctx, back))
+		require.NoError(t, b.Abort(ctx, "", rollout.At{Version: "v2", Attempt: 2}))
+		b.wait(rollout.RolledBack)
+		assert.ErrorContains(t, b.Retry(ctx, back), "meant for version v2, but now it would be about version v2, attempt 2")
+		b.stop()
+	})
+}
+
 // A newer submission supersedes: the rollout that runs goes back first.
 func TestSupersede(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -722,11 +765,11 @@ func TestRestartOnTheWayBack(t *testing.T) {
 					f.set(func() { f.began = time.Now() })
 					b.submit("v3", rollout.AllAtOnce())
 					time.Sleep(time.Second)
-					assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first (or be replaced by Promote)")
-					require.NoError(t, b.Promote(t.Context()))
+					assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first (or be replaced by Promote of version v3)")
+					require.NoError(t, b.Promote(t.Context(), b.Status().State.At()))
 					b.wait(rollout.Succeeded)
 					calls := f.since()
-					assert.Equal(t, []string{"0s start v3", "1s v3 100 %, v1 0 % at api"}, calls[:2])
+					assert.Equal(t, []string{"1s start v3", "1s v3 100 %, v1 0 % at api"}, calls[:2])
 					assert.Subset(t, calls, []string{"1s stop v2, drain 30s", "1s stop v1, drain 30s"})
 				} else {
 					f.set(func() { f.ready = map[string]rollout.Readiness{}; f.began = time.Now() })
@@ -983,5 +1026,85 @@ func TestStopsWhileTheStoreIsSlow(t *testing.T) {
 		b.end()
 		require.EqualError(t, <-b.done, "the store takes its time: store the state")
 		time.Sleep(time.Minute)
+	})
+}
+
+// A program that submits its plan each time it starts does not begin anew what has
+// gone back.
+func TestSubmittedAtEachStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+		again := func() error {
+			b.stop()
+			b = start(t, b.f, rollout.Options{})
+			return b.Submit(t.Context(), plan("v2", p))
+		}
+		require.NoError(t, again())
+		require.NoError(t, again())
+		require.Equal(t, 2, b.Status().State.Number)
+		time.Sleep(10 * time.Second)
+		b.f.failing(errors.New("busy"), "stop v2")
+		require.NoError(t, b.Abort(t.Context(), "it is bad"))
+		require.ErrorContains(t, again(), "submit: refused: the rollout of v2 is rolling back: it is bad; Retry tries it again once it is rolled back")
+		b.f.set(func() { b.f.hook = nil })
+		b.wait(rollout.RolledBack)
+		err := again()
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		require.ErrorContains(t, err, "the rollout of v2 is rolled back: it is bad")
+		b.wait(rollout.RolledBack)
+		require.NoError(t, b.Retry(t.Context()))
+		require.NoError(t, b.Promote(t.Context()))
+		b.wait(rollout.Succeeded)
+		require.NoError(t, again())
+		b.wait(rollout.Succeeded)
+
+		// Another plan for it is another rollout.
+		p.Sticky = true
+		require.ErrorContains(t, again(), "runs already")
+		b.stop()
+	})
+}
+
+// A restart keeps the newest events and, of those before, the changes of phase.
+func TestStoredEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		read := func() (all, phases []rollout.Event) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			for e := range b.Events(ctx, 0) {
+				if all = append(all, e); e.Kind == rollout.PhaseChanged {
+					phases = append(phases, e)
+				}
+			}
+			return all, phases
+		}
+		for i := range 22 {
+			b.submit(fmt.Sprint("v", i+2), rollout.Linear(20, time.Second))
+			b.wait(rollout.Succeeded)
+		}
+		all, phases := read()
+		require.Len(t, all, int(all[len(all)-1].Seq), "all are there, while there are no more than EventLimit")
+		require.Greater(t, len(phases), 40)
+		b.stop()
+		b = start(t, b.f, rollout.Options{})
+		time.Sleep(time.Second)
+		kept, keptPhases := read()
+		// What was stored ends with the take-over; what comes after that adds to it.
+		n := 1 + slices.IndexFunc(kept, func(e rollout.Event) bool { return e.Seq > all[len(all)-1].Seq })
+		require.Equal(t, 64+32, n)
+		require.Equal(t, rollout.TakenOver, kept[n-1].Kind)
+		for i, e := range kept[n-64 : n] {
+			require.Equal(t, kept[n-1].Seq-63+uint64(i), e.Seq)
+		}
+		for _, e := range kept[:n-64] {
+			require.Equal(t, rollout.PhaseChanged, e.Kind)
+		}
+		for i, e := range phases[len(phases)-len(keptPhases):] {
+			require.Equal(t, e.Seq, keptPhases[i].Seq, "the newest")
+		}
+		assert.Zero(t, counter(b, "rollout.runner.events.missed", ""), "they were published")
+		b.stop()
 	})
 }

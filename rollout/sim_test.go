@@ -160,7 +160,8 @@ func (w *world) play(t *testing.T, plans []rollout.Plan) {
 		}
 		s := r.Status()
 		if submitted < len(plans) && time.Now().After(nextSubmit) {
-			if w.command(r, "Submit", plans[submitted]) == nil {
+			err := w.command(r, "Submit", plans[submitted])
+			if err == nil || errors.Is(err, rollout.ErrRefused) { // it had been submitted though that was unclear, and has gone back
 				if submitted++; submitted == 1 {
 					w.settleFirst()
 				}
@@ -244,9 +245,6 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 	var err error
 	switch name {
 	case "Submit":
-		if s := r.Status().State; current != nil && current.Version == p.Version && s.Phase == rollout.RolledBack && s.Next == nil && len(s.Retired) == 0 {
-			again(p.Version, true)
-		}
 		err = r.Submit(ctx, p)
 	case "Pause":
 		err = r.Pause(ctx, "")
@@ -256,6 +254,9 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 		if current != nil {
 			w.mu.Lock()
 			w.version(current.Version).promoted = true
+			if next := r.Status().State.Next; next != nil {
+				w.version(next.Version).promoted = true
+			}
 			w.mu.Unlock()
 		}
 		err = r.Promote(ctx)

@@ -87,7 +87,8 @@ type State struct {
 	Judgement *Judgement `json:"judgement,omitempty"`
 	JudgedBy  string     `json:"judgedBy,omitempty"`
 
-	// Events has the newest events, oldest first.
+	// Events has the newest events, oldest first, and before them the newest
+	// changes of phase.
 	Events   []Event `json:"events,omitempty"`
 	EventSeq uint64  `json:"eventSeq"`
 

@@ -158,10 +158,6 @@ func (m *machine) advance() bool {
 			m.enter(RolledBack, s.Reason)
 			return true
 		}
-		if s.Next != nil && !s.stableUp() {
-			m.begin(s.Next) // which Promote may put in the place of a stable one that is lost
-			return true
-		}
 	case Idle, RolledBack, Succeeded:
 		if s.Next != nil {
 			m.begin(s.Next)

@@ -134,7 +134,11 @@ func (s State) Why(now time.Time) string {
 	case RollingBack:
 		line("version %s goes back for %v: %s", id, since(s.Since), s.Reason)
 		if !s.stableUp() {
-			line("it waits: %s", s.stableProblem("or be replaced: Submit another and Promote it"))
+			otherwise := "or be replaced: Submit another and Promote it"
+			if s.Next != nil {
+				otherwise = "or be replaced by Promote of version " + s.Next.Version
+			}
+			line("it waits: %s", s.stableProblem(otherwise))
 			line("until then nobody could take the traffic, so the weights stay as they are")
 		} else {
 			line("it waits: %s", s.stops())
