@@ -82,6 +82,7 @@ func (m *machine) observe(o Outcome) {
 			if !s.isApplied() {
 				s.Applied = s.Weights.Revision
 				l.last, l.back = nil, false
+				delete(l.next, string(ActStats)) // from now on its answers count
 				m.event(WeightsApplied, "", describe(s.Weights.Splits))
 			}
 		}
@@ -108,17 +109,17 @@ func (m *machine) observe(o Outcome) {
 			return
 		}
 	case ActStats:
-		l.next[key] = l.clock + m.Interval
+		if l.next[key] = l.clock + m.Interval; a.Revision != s.counted() && s.counted() != 0 {
+			delete(l.next, key)
+		}
 		if o.Late || o.Err != "" {
 			return
 		}
 		m.observeRestarts(o.Traffic)
 		switch a.Revision {
 		case 0: // it was asked before the weights were applied
-		case s.Weights.Revision:
-			if s.isApplied() {
-				m.observeTraffic(o.Traffic)
-			}
+		case s.counted():
+			m.observeTraffic(o.Traffic)
 		case l.closed.revision:
 			m.observeRest(o.Traffic)
 		}

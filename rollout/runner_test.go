@@ -138,7 +138,7 @@ func TestHungVersion(t *testing.T) {
 		assert.Less(t, runtime.NumGoroutine(), 40)
 		assert.NotZero(t, counter(b, "rollout.runner.withheld", ""))
 		b.end()
-		assert.ErrorContains(t, <-b.done, "calls that ignore that their context has ended: [")
+		assert.ErrorContains(t, b.ended(), "calls that ignore that their context has ended: [")
 		time.Sleep(2 * time.Hour)
 	})
 }
@@ -190,9 +190,11 @@ func TestTakenOver(t *testing.T) {
 		second := start(t, b.f, rollout.Options{})
 		time.Sleep(5 * time.Second)
 		assert.Equal(t, "v1", second.Status().State.Stable.ID)
-		err := b.Submit(t.Context(), plan("v2", rollout.AllAtOnce()))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		err := b.Submit(ctx, plan("v2", rollout.AllAtOnce()))
 		require.ErrorIs(t, err, rollout.ErrStopped)
-		require.ErrorIs(t, <-b.done, rollout.ErrTakenOver)
+		require.ErrorIs(t, b.ended(), rollout.ErrTakenOver)
 		for _, call := range b.f.since() {
 			assert.NotContains(t, call, "v2")
 		}
@@ -1024,7 +1026,7 @@ func TestStopsWhileTheStoreIsSlow(t *testing.T) {
 		defer cancel()
 		require.ErrorContains(t, b.Submit(ctx, plan("v2", rollout.AllAtOnce())), "not recorded yet")
 		b.end()
-		require.EqualError(t, <-b.done, "the store takes its time: store the state")
+		require.EqualError(t, b.ended(), "the store takes its time: store the state")
 		time.Sleep(time.Minute)
 	})
 }
@@ -1107,4 +1109,51 @@ func TestStoredEvents(t *testing.T) {
 		assert.Zero(t, counter(b, "rollout.runner.events.missed", ""), "they were published")
 		b.stop()
 	})
+}
+
+// A stop has the version's drain, and CallTimeout beyond it, before it is left behind.
+func TestStopHasItsDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{CallTimeout: 10 * time.Second})
+		p := plan("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		p.Drain = 5 * time.Minute
+		require.NoError(t, b.Submit(t.Context(), p))
+		time.Sleep(5 * time.Second)
+		b.f.set(func() {
+			b.f.hook = func(ctx context.Context, call string) error {
+				if !strings.HasPrefix(call, "stop") {
+					return nil
+				}
+				select {
+				case <-time.After(5*time.Minute + 5*time.Second): // a connection took all of its time
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		})
+		b.f.since()
+		require.NoError(t, b.Abort(t.Context(), ""))
+		began := time.Now()
+		b.wait(rollout.RolledBack)
+		assert.Equal(t, 5*time.Minute+5*time.Second, time.Since(began))
+		stops := slices.DeleteFunc(b.f.since(), func(c string) bool { return !strings.Contains(c, "stop") })
+		assert.Len(t, stops, 1, "it was not left behind")
+		b.stop()
+	})
+}
+
+// Weights that are applied are sent again every Resync, unchanged: a proxy may have
+// lost them.
+func TestResync(t *testing.T) {
+	for resync, want := range map[time.Duration]int{0: 60, 10 * time.Minute: 6, -1: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			b := running(t, rollout.Options{Config: rollout.Config{Resync: resync}})
+			before := b.f.applied()
+			time.Sleep(time.Hour + 30*time.Second)
+			assert.InDelta(t, want, len(b.f.since()), 1)
+			assert.Equal(t, before, b.f.applied())
+			b.stop()
+		})
+	}
 }

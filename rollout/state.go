@@ -347,6 +347,15 @@ func (s State) watched() bool {
 	return hasWeight(s.Plan.weights(s.Step))
 }
 
+// counted returns the revision of the weights under which traffic is counted now, 0
+// if there is none: they are not known to be applied, or the new version is not ready.
+func (s State) counted() uint64 {
+	if v := s.newVersion(); v == nil || !s.isApplied() || !s.live.versions[v.ID].ready.Ready {
+		return 0
+	}
+	return s.Weights.Revision
+}
+
 // blind reports whether the plan's Watch is to judge, and sees nothing: the last
 // call to Stats has failed, or none has returned under these weights yet.
 func (s State) blind() bool {

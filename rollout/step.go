@@ -383,11 +383,7 @@ func (m *machine) actions() []Action {
 		}
 	}
 	if fresh != nil && s.Stable != nil && l.versions[fresh.ID].started {
-		a := Action{Kind: ActStats}
-		if s.isApplied() && l.versions[fresh.ID].ready.Ready {
-			a.Revision = s.Weights.Revision
-		}
-		add(a)
+		add(Action{Kind: ActStats, Revision: s.counted()})
 	}
 	if step, _ := s.step(); step.Kind == KindGate && s.Phase == Advancing && l.counting {
 		add(Action{Kind: ActGate, Gate: step.Gate, Step: s.Step})
