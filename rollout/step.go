@@ -72,7 +72,7 @@ func (m *machine) tick(now time.Time) {
 	if l.ripening {
 		for i := range m.s.Retired {
 			r := &m.s.Retired[i]
-			if r.Stopped {
+			if r.Stopped || m.s.Weights.Most(r.Version.ID) > 0 {
 				continue
 			}
 			r.Waited += gap
@@ -123,7 +123,8 @@ func (m *machine) direct() {
 	s, l := &m.s, &m.s.live
 	if s.Phase == Idle || !s.onItsFeet() {
 		// After a restart nothing is sent to a version that is not up yet, on the
-		// way back neither: what a bad one serves is better than nothing.
+		// way back neither: what a bad one serves is better than nothing. So one
+		// that is to be stopped may have a weight until then.
 		return
 	}
 	w := m.desired()
@@ -153,7 +154,7 @@ func (m *machine) advance() bool {
 	s := &m.s
 	switch s.Phase {
 	case RollingBack:
-		if r := s.retired(s.Plan.Version); s.isApplied() && (r == nil || !r.waitedFor()) {
+		if r := s.retired(s.Plan.Version); s.isApplied() && s.stableUp() && (r == nil || !r.waitedFor()) {
 			s.Counters.RolledBack++
 			m.enter(RolledBack, s.Reason)
 			return true
@@ -376,7 +377,7 @@ func (m *machine) actions() []Action {
 	}
 	if s.isApplied() {
 		for _, r := range s.Retired {
-			if r.Stopped {
+			if r.Stopped || s.Weights.Most(r.Version.ID) > 0 {
 				continue
 			}
 			add(Action{Kind: ActStop, Version: r.Version.ID, Drain: r.Version.Drain})

@@ -691,3 +691,44 @@ func TestWayBackAndTheStableVersion(t *testing.T) {
 	s.run()
 	require.Equal(t, rollout.RolledBack, s.state.Phase)
 }
+
+// After a restart a promoted version has everything though the stable one is not up.
+// If it is given up then, it serves until the stable one can.
+func TestWayBackOfAPromotedVersion(t *testing.T) {
+	s := newStepper(t)
+	s.config.Resync = -1
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+	p.Steps[len(p.Steps)-1].For = time.Hour
+	s.submit("v2", p)
+	s.run()
+	s.command(rollout.Command{Kind: rollout.CommandPromote})
+	s.run()
+	s.state = s.state.TakeOver("another", s.now)
+	for range 4 { // v1 does not start
+		s.look(0)
+		for _, a := range s.wanted {
+			if a.Version != "v1" {
+				s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+			}
+		}
+	}
+	require.Equal(t, s.state.Weights.Revision, s.state.Applied)
+	require.Equal(t, rollout.Whole, s.state.Weights.Most("v2"))
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	for range 300 {
+		s.look(time.Second)
+		require.Equal(t, []rollout.Action{{Kind: rollout.ActStart, Version: "v1"}}, s.wanted)
+	}
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	require.Zero(t, s.state.Retired[0].Waited)
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	s.look(0, rollout.Outcome{Action: s.wanted[0], Readiness: rollout.Readiness{Ready: true}})
+	require.Equal(t, []rollout.ActionKind{rollout.ActSetWeights}, kinds(s.wanted))
+	require.Equal(t, rollout.Whole, s.wanted[0].Weights.Most("v1"))
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	require.Equal(t, []rollout.ActionKind{rollout.ActStop}, kinds(s.wanted))
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+}
