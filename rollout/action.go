@@ -16,7 +16,8 @@ type Action struct {
 	Gate    string        // of Gate
 	Step    int           // of Gate: the index of its step
 
-	// Revision of the weights that Stats is asked under.
+	// Revision of the weights that Stats is asked under, if they are applied and
+	// the new version is ready; else 0: only its restarts count then.
 	Revision uint64
 
 	// Back: it takes traffic away from the new version. It does not wait until

@@ -103,26 +103,27 @@ func (r *Runner) leaveLocked(id string, c *call) {
 // perform makes the call.
 func (r *Runner) perform(ctx context.Context, a Action, s State) Outcome {
 	o := Outcome{Action: a}
-	var err error
-	switch a.Kind {
-	case ActStart:
-		err = r.deployer.Start(ctx, a.Version)
-	case ActReady:
-		o.Readiness, err = r.deployer.Ready(ctx, a.Version)
-	case ActSetWeights:
-		err = r.deployer.SetWeights(ctx, a.Weights)
-	case ActStop:
-		err = r.deployer.Stop(ctx, a.Version, a.Drain)
-	case ActStats:
-		o.Traffic, err = r.deployer.Stats(ctx)
-	case ActGate:
-		gate := r.opts.Gates[a.Gate]
-		if gate == nil {
-			err = fmt.Errorf("there is no gate %q in Options.Gates", a.Gate)
-			break
+	err := guarded(func() (err error) {
+		switch a.Kind {
+		case ActStart:
+			err = r.deployer.Start(ctx, a.Version)
+		case ActReady:
+			o.Readiness, err = r.deployer.Ready(ctx, a.Version)
+		case ActSetWeights:
+			err = r.deployer.SetWeights(ctx, a.Weights)
+		case ActStop:
+			err = r.deployer.Stop(ctx, a.Version, a.Drain)
+		case ActStats:
+			o.Traffic, err = r.deployer.Stats(ctx)
+		case ActGate:
+			gate := r.opts.Gates[a.Gate]
+			if gate == nil {
+				return fmt.Errorf("there is no gate %q in Options.Gates", a.Gate)
+			}
+			o.Judgement, err = gate(ctx, s)
 		}
-		o.Judgement, err = gate(ctx, s)
-	}
+		return err
+	})
 	if err != nil {
 		o.Err, o.Permanent = or(err.Error(), "an error without words"), errors.Is(err, ErrPermanent)
 	}

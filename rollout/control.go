@@ -16,6 +16,54 @@ type Command struct {
 	Kind   CommandKind
 	Plan   *Plan  // of Submit
 	Reason string // of Pause and Abort; shown to others
+	At     At     // where the rollout must stand; not of Submit
+}
+
+// An At says where a rollout stands. A command that has one is refused if the
+// rollout has moved on since: two people at two screens, or a request that is sent
+// twice, then do once what is meant once. Fields that are zero may have any value.
+type At struct {
+	// Version is the one that a command is about: the one that waits, if one does,
+	// since Abort drops that, or else the one of the plan.
+	Version string `json:"version,omitempty"`
+
+	Number  int `json:"number,omitempty"`  // see State.Number
+	Attempt int `json:"attempt,omitempty"` // see State.Attempt
+	Step    int `json:"step,omitempty"`    // counted from 1
+}
+
+// At returns where the rollout stands, for a command that is about this state.
+func (s State) At() At {
+	switch {
+	case s.Next != nil:
+		return At{Version: s.Next.Version}
+	case s.Plan == nil:
+		return At{}
+	}
+	at := At{Version: s.Plan.Version, Number: s.Number, Attempt: s.Attempt}
+	if _, ok := s.step(); ok {
+		at.Step = s.Step + 1
+	}
+	return at
+}
+
+// String returns "version v2, attempt 2, step 3", or less. The number is left out.
+func (a At) String() string {
+	text := "version " + a.Version
+	if a.Attempt > 1 {
+		text += fmt.Sprintf(", attempt %d", a.Attempt)
+	}
+	if a.Step > 0 {
+		text += fmt.Sprintf(", step %d", a.Step)
+	}
+	return text
+}
+
+// meets reports whether a rollout that stands at a is where a command wants it.
+func (a At) meets(wanted At) bool {
+	number := func(is, wanted int) bool { return wanted == 0 || is == wanted }
+	return (wanted.Version == "" || a.Version == wanted.Version) &&
+		number(a.Number, wanted.Number) && number(a.Attempt, wanted.Attempt) && number(a.Step, wanted.Step)
 }
 
 // A CommandKind says what a [Command] wants.
@@ -54,6 +102,9 @@ func (m *machine) control(c Command) error {
 	if s.Plan == nil {
 		return refuse("nothing was submitted yet")
 	}
+	if is := s.At(); !is.meets(c.At) {
+		return refuse("it was meant for %s, but now it would be about %s", c.At, is)
+	}
 	v := s.Plan.Version
 	ended := refuse("the rollout of %s has ended: %s, %s", v, s.Phase, s.Reason)
 	back := refuse("the rollout of %s goes back: %s; retry it once it has", v, s.Reason)
@@ -81,7 +132,16 @@ func (m *machine) control(c Command) error {
 			m.resume()
 		}
 	case CommandPromote:
+		promote := func() {
+			s.Promoted = true
+			s.Step = s.Plan.index(KindPromote)
+			m.enter(Advancing, "somebody promoted it")
+			m.enterStep()
+		}
 		switch {
+		case s.Phase == RollingBack && s.Next != nil && !s.stableUp():
+			m.begin(s.Next) // in the place of the stable version, which may be lost
+			promote()
 		case s.Promoted && s.Phase == Paused:
 			m.resume()
 		case s.Promoted || s.Phase == Succeeded:
@@ -90,10 +150,7 @@ func (m *machine) control(c Command) error {
 		case s.Phase == RollingBack:
 			return back
 		default:
-			s.Promoted = true
-			s.Step = s.Plan.index(KindPromote)
-			m.enter(Advancing, "somebody promoted it")
-			m.enterStep()
+			promote()
 		}
 	case CommandAbort:
 		switch {
@@ -148,8 +205,8 @@ func (m *machine) resume() {
 	case PausedByPlan:
 		m.nextStep()
 	case PausedByVerdict, PausedByWatch:
-		s.Window, s.Windows = Window{}, nil
-		s.live.last = nil
+		s.Window, s.Windows, s.Restarts = Window{}, nil, 0
+		s.live.last, s.live.closed = nil, closed{}
 		if by == PausedByVerdict {
 			m.nextStep()
 		}
@@ -163,8 +220,14 @@ func (m *machine) submit(p *Plan) error {
 		return errors.New("there is no plan")
 	}
 	// A plan that is there already, or next, was submitted twice.
-	if s.Next != nil && reflect.DeepEqual(*s.Next, *p) ||
-		s.Next == nil && s.Plan != nil && s.Phase != RolledBack && s.Phase != RollingBack && reflect.DeepEqual(*s.Plan, *p) {
+	if s.Next != nil && reflect.DeepEqual(*s.Next, *p) {
+		return nil
+	}
+	if s.Next == nil && s.Plan != nil && reflect.DeepEqual(*s.Plan, *p) {
+		if s.Phase == RolledBack || s.Phase == RollingBack {
+			// Whoever submits at each start does not want what went back to begin anew.
+			return fmt.Errorf("%w: the rollout of %s is %s: %s; Retry tries it again once it is rolled back", ErrRefused, p.Version, s.Phase, s.Reason)
+		}
 		return nil
 	}
 	if err := p.Validate(s.exist()...); err != nil {

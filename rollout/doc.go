@@ -35,7 +35,8 @@
 //	state, err := runner.Wait(ctx) // Succeeded, or RolledBack and why
 //
 // Meanwhile others may call [Runner.Pause], [Runner.Resume], [Runner.Promote],
-// [Runner.Abort] and, after it has gone back, [Runner.Retry]. The first version of
+// [Runner.Abort] and, after it has gone back, [Runner.Retry]; with an [At], for
+// nothing but what they have seen. The first version of
 // all has nothing to shift from: it gets everything as soon as it is ready,
 // whatever its plan. The example of the package runs.
 //
@@ -57,8 +58,11 @@
 //	       Resume, Promote ─┘      everything, then the     stopped, or was
 //	                               new one is stopped       given up
 //
-// Submit leads from Succeeded and RolledBack to Advancing, and so does Retry
-// from RolledBack. While it is Advancing or Paused, State.Step says where:
+// (Promote also leads from RollingBack to Advancing if another plan waits, and the
+// stable version has not come up after a restart: see there.)
+//
+// Submit, of another plan, leads from Succeeded and RolledBack to Advancing, and so
+// does Retry from RolledBack. While it is Advancing or Paused, State.Step says where:
 //
 //	StartVersion > WaitReady > SetWeight, Bake, Analyze, Gate, Pause ... > Promote > StopOld
 //	                                                                                   │
@@ -91,7 +95,8 @@
 //   - Time. No step is shorter than it says. A bake counts the time between two
 //     looks if the weights were known to be applied, and the version ready, at
 //     the first; and nothing if the looks are more than two intervals, and a
-//     second, apart, or in the wrong order. So pauses, crashes, sleeping machines
+//     second, apart, or in the wrong order, or if the plan's Watch sees no traffic
+//     since Stats does not succeed. So pauses, crashes, sleeping machines
 //     and clocks that are set make a step longer, never shorter. (A clock that is
 //     set forward by less than that cannot be told, which matters to those who call
 //     [Config.Step] themselves; the Runner uses monotonic time.)
@@ -109,10 +114,13 @@
 //   - The way back is one call to SetWeights, and then one to stop the new
 //     version. The weights wait neither for the new version, nor for calls that
 //     hang, nor, once this Runner has taken over, for the store; the stop waits for
-//     the weights, and for the store. What was aborted does not go forward again
-//     by itself. (A call to SetWeights that ignores its context may have its effect
+//     the weights, and for the store. Only after a restart do the weights wait, until
+//     the stable version is up: before, nobody else could take what the new one
+//     serves. RolledBack means that the stable version has the traffic, and can
+//     take it. What was aborted does not go forward again by itself. (A call to SetWeights that ignores its context may have its effect
 //     late, but not after the weights of the way back have had theirs.)
-//   - Isolation. Every call has a deadline. One that ignores its context is left
+//   - Isolation. Every call has a deadline. One that panics, be it to a Deployer, a
+//     gate or a Store, has failed with an error that says where. One that ignores its context is left
 //     behind, delays nobody, and is counted; there are at most four of them for
 //     one purpose, and Options.MaxHung in all, besides as many that take traffic
 //     back or stop versions. Commands, Why and Status never wait for a Deployer.
@@ -121,8 +129,9 @@
 //     last for ever is a pause, and what has no alternative: a store that is
 //     away, a stable version that does not come up again after a restart, and
 //     weights that cannot be applied on the way back. Why says so.
-//   - Reasons. Every phase has one, and [Runner.Events] has them all, numbered,
-//     over restarts.
+//   - Reasons. Every phase has one. [Runner.Events] tells them, and what else
+//     happened, numbered on over restarts. A restart keeps the newest 64 events,
+//     and the newest 32 changes of phase before those.
 //
 // These are checked by a simulation with thousands of seeds; BENCHMARKS.md next
 // to the source says what was thrown at it, and which mistakes it finds.

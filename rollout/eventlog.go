@@ -26,11 +26,12 @@ func (l *eventLog) publish(events []Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	added := false
+	first := l.last == 0 // what a Runner has loaded, and others have published
 	for _, e := range events {
 		if e.Seq <= l.last || l.closed {
 			continue
 		}
-		if l.last != 0 {
+		if !first {
 			l.missed += e.Seq - l.last - 1
 		}
 		l.last = e.Seq

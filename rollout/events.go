@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,6 +63,7 @@ func (e Event) String() string {
 
 const (
 	storedEvents = 64      // kept in the State
+	storedPhases = 32      // and so many changes of phase before those
 	maxReason    = 2 << 10 // bytes
 )
 
@@ -82,6 +84,14 @@ func (m *machine) event(kind EventKind, version, reason string) {
 		e.Step, e.Steps = s.Step+1, len(s.Plan.Steps)
 	}
 	s.Events = append(s.Events, e)
-	s.Events = s.Events[max(0, len(s.Events)-storedEvents):]
+	if n := len(s.Events) - storedEvents; n > 0 {
+		// Of those before the newest, changes of phase are kept. The one that has
+		// just ceased to be among the newest is the only one that may not be.
+		if s.Events[n-1].Kind != PhaseChanged {
+			s.Events = slices.Delete(s.Events, n-1, n)
+		} else if n > storedPhases {
+			s.Events = slices.Delete(s.Events, 0, 1)
+		}
+	}
 	m.changed()
 }

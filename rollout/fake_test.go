@@ -194,8 +194,10 @@ func (b *runnerBench) submit(version string, p rollout.Plan) {
 // wait waits until the rollout has ended so.
 func (b *runnerBench) wait(p rollout.Phase) rollout.State {
 	b.t.Helper()
-	s, err := b.Wait(b.t.Context())
-	require.NoError(b.t, err)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 12*time.Hour) // of the bubble: seconds
+	defer cancel()
+	s, err := b.Wait(ctx)
+	require.NoError(b.t, err, "it does not end: %s", b.Why())
 	require.Equal(b.t, p, s.Phase, s.Reason)
 	return s
 }
@@ -204,5 +206,18 @@ func (b *runnerBench) wait(p rollout.Phase) rollout.State {
 func (b *runnerBench) stop() {
 	b.t.Helper()
 	b.end()
-	require.NoError(b.t, <-b.done)
+	require.NoError(b.t, b.ended())
+}
+
+// ended waits until Run has returned, and returns its error.
+func (b *runnerBench) ended() error {
+	b.t.Helper()
+	select {
+	case err := <-b.done:
+		return err
+	case <-time.After(time.Hour): // of the bubble
+		b.end()
+		require.FailNow(b.t, "Run does not return")
+		return nil
+	}
 }

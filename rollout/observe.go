@@ -85,6 +85,7 @@ func (m *machine) observe(o Outcome) {
 			if !s.isApplied() {
 				s.Applied = s.Weights.Revision
 				l.last, l.back = nil, false
+				delete(l.next, string(ActStats)) // from now on its answers count
 				m.event(WeightsApplied, "", describe(s.Weights.Splits))
 			}
 		}
@@ -111,9 +112,19 @@ func (m *machine) observe(o Outcome) {
 			return
 		}
 	case ActStats:
-		l.next[key] = l.clock + m.Interval
-		if !o.Late && o.Err == "" && a.Revision == s.Weights.Revision && s.isApplied() {
+		if l.next[key] = l.clock + m.Interval; a.Revision != s.counted() && s.counted() != 0 {
+			delete(l.next, key)
+		}
+		if o.Late || o.Err != "" {
+			return
+		}
+		m.observeRestarts(o.Traffic)
+		switch a.Revision {
+		case 0: // it was asked before the weights were applied
+		case s.counted():
 			m.observeTraffic(o.Traffic)
+		case l.closed.revision:
+			m.observeRest(o.Traffic)
 		}
 		return
 	case ActGate:
@@ -187,11 +198,65 @@ func (m *machine) observeReady(id string, o Outcome) {
 	}
 }
 
+// observeRestarts counts restarts of the new version, whatever becomes of the
+// weights meanwhile: one that ends again and again is seldom ready.
+func (m *machine) observeRestarts(traffic map[string]Traffic) {
+	s := &m.s
+	if s.newVersion() == nil {
+		return
+	}
+	v := s.live.versions[s.Plan.Version]
+	t, ok := traffic[s.Plan.Version]
+	if !v.started || !ok && v.counted {
+		return
+	}
+	if v.counted {
+		if n := t.Since(Traffic{Restarts: v.restarts}).Restarts; n > 0 {
+			s.Restarts = saturating(s.Restarts, n)
+			m.fresh = true
+			m.changed()
+		}
+	}
+	v.counted, v.restarts = true, t.Restarts
+	s.live.versions[s.Plan.Version] = v
+}
+
+// observeRest adds what was counted between the last answer under the weights
+// before and their end, when a call was under way.
+func (m *machine) observeRest(traffic map[string]Traffic) {
+	s, l := &m.s, &m.s.live
+	was := l.closed
+	l.closed = closed{}
+	if s.newVersion() == nil {
+		return
+	}
+	rest := m.between(was.last, traffic)
+	if !was.compared {
+		rest.Old = Traffic{}
+	}
+	last := &s.Windows[len(s.Windows)-1]
+	rest = last.plus(rest)
+	rest.Index, rest.Peak = last.Index, last.Peak
+	*last = rest
+	m.fresh = true
+}
+
+// between returns the traffic of both versions between two answers of Stats.
+func (m *machine) between(last, traffic map[string]Traffic) Window {
+	s := &m.s
+	var w Window
+	w.New = traffic[s.Plan.Version].Since(last[s.Plan.Version])
+	w.New.Restarts = 0 // see observeRestarts
+	if s.Stable != nil {
+		w.Old = traffic[s.Stable.ID].Since(last[s.Stable.ID])
+	}
+	return w
+}
+
 // observeTraffic adds what was counted since the last time.
 func (m *machine) observeTraffic(traffic map[string]Traffic) {
 	s, l := &m.s, &m.s.live
-	v := s.newVersion()
-	if v == nil {
+	if s.newVersion() == nil {
 		return
 	}
 	last := l.last
@@ -199,14 +264,13 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 		m.closeWindow()
 		l.windowAt = l.clock
 	}
-	l.last = traffic
+	if l.last = traffic; traffic == nil {
+		l.last = map[string]Traffic{}
+	}
 	if last == nil {
 		return // what was counted before the weights were applied
 	}
-	since := Window{New: traffic[v.ID].Since(last[v.ID])}
-	if s.Stable != nil {
-		since.Old = traffic[s.Stable.ID].Since(last[s.Stable.ID])
-	}
+	since := m.between(last, traffic)
 	if l.clock-l.partAt >= partLength {
 		l.part, l.partAt = tally{}, l.clock
 	}
@@ -220,8 +284,12 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 // closeWindow ends the window of traffic under the weights that were.
 func (m *machine) closeWindow() {
 	s := &m.s
-	s.Window.Old = m.comparable()
+	old := m.comparable()
+	compared := old.Requests == s.Window.Old.Requests
+	s.Window.Old = old
+	s.live.closed = closed{}
 	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
+		s.live.closed = closed{s.Weights.Revision, s.live.last, compared}
 		if n := len(s.Windows); n > 0 {
 			s.Window.Index = s.Windows[n-1].Index + 1
 		}

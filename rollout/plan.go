@@ -33,9 +33,12 @@ type Plan struct {
 
 	// Watch is judged at every look from the first weight on, until the version
 	// is promoted, also while the rollout is paused. Only a failure has an
-	// effect; Analyze steps wait for a verdict. Nil watches nothing. Unless it is
-	// LimitsOnly the version must have the same weight at all places while time
-	// passes.
+	// effect; Analyze steps wait for a verdict. While Stats does not succeed no
+	// bake counts, and Why and Status.BlindSince say so. Nil watches nothing.
+	//
+	// Unless it is LimitsOnly the versions are compared. Then the version must have
+	// the same weight at all places while time passes, and time must pass while
+	// both have traffic: in AllAtOnce and BlueGreen there is nothing to compare.
 	Watch *Analysis `json:"watch,omitempty"`
 
 	// Sticky asks the proxies to keep a user's session on one version while the
@@ -130,8 +133,8 @@ func (s Step) At(listener string) Step { s.Listener = listener; return s }
 // In returns the step for one location only.
 func (s Step) In(location string) Step { s.Location = location; return s }
 
-// Bake waits. The time counts only while the weights are known to be applied
-// and the new version is ready.
+// Bake waits. The time counts only while the weights are known to be applied,
+// the new version is ready and, if the plan has a Watch, Stats succeeds.
 func Bake(d time.Duration) Step { return Step{Kind: KindBake, For: d} }
 
 // Pause waits until somebody calls [Runner.Resume].
@@ -139,7 +142,8 @@ func Pause() Step { return Step{Kind: KindPause} }
 
 // Analyze waits for a verdict of the analysis, or, if that is nil, of the
 // plan's Watch. Traffic since the new version first got any is what counts. If
-// there is no verdict within the given time it is inconclusive.
+// there is no verdict within the given time it is inconclusive. Unless it is
+// LimitsOnly the old version must have traffic too: it cannot be at 100 %.
 func Analyze(a *Analysis, within time.Duration) Step {
 	return Step{Kind: KindAnalyze, Analysis: a, For: within}
 }

@@ -89,6 +89,11 @@ func TestPlanValidate(t *testing.T) {
 		"watch of waves":         {watched(rollout.FromDuration(time.Hour, "eu", "us")), "step 4 (bake 4m48s): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api in eu and 0 % at api in us"},
 		"watch of a listener":    {watched(named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.Pause()))), "step 4 (pause): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api and 0 % at web"},
 		"analysis of a listener": {named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.Analyze(&rollout.Analysis{}, time.Hour))), "step 4 (analyze): its analysis compares the versions, but the new one has 10 % of the traffic at api and 0 % at web, and places differ: give all of them the same weight, or use limits alone (LimitsOnly)"},
+		"watch of all at once":   {watched(named(rollout.AllAtOnce())), "Plan.Watch compares the versions, but until step 3 (promote) gives the new one everything there is no time in which both have traffic: bake at a smaller weight first, or use limits alone (LimitsOnly)"},
+		"watch of blue-green":    {watched(named(rollout.BlueGreen("", time.Minute, time.Hour))), "until step 5 (set weight 100 %) gives the new one everything there is no time"},
+		"watch at 100 %":         {watched(named(rollout.Canary(rollout.SetWeight(50), rollout.SetWeight(100), rollout.Bake(time.Hour)))), "until step 4 (set weight 100 %)"},
+		"analysis at 100 %":      {named(rollout.Canary(rollout.SetWeight(50), rollout.Bake(1), rollout.SetWeight(100), rollout.Analyze(&rollout.Analysis{}, time.Hour))), "step 6 (analyze): it compares the versions, but the old one has no traffic any more: put it before the step that gives the new one 100 %"},
+		"watch as analysis":      {watched(named(rollout.Canary(rollout.SetWeight(50), rollout.Bake(1), rollout.SetWeight(100), rollout.Analyze(nil, time.Hour)))), "step 6 (analyze): it compares the versions"},
 		"drops what it has":      {rollout.Plan{Version: "v", Listeners: []string{"a"}, Drops: []string{"a"}, Steps: rollout.AllAtOnce().Steps}, `Plan.Drops names "a", which the plan has`},
 		"too many steps":         {named(rollout.Canary(make([]rollout.Step, 1000)...)), "it has 1004 steps: at most 1000 are possible"},
 	} {
@@ -99,6 +104,28 @@ func TestPlanValidate(t *testing.T) {
 				assert.Contains(t, line, "plan of version")
 			}
 		})
+	}
+}
+
+// A watch that compares needs some time in which both versions have traffic, and
+// one with limits alone needs none.
+func TestWatchesThatSeeEnough(t *testing.T) {
+	limits := &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9}
+	for name, p := range map[string]rollout.Plan{
+		"a share before 100 %":      watched(named(rollout.Canary(rollout.SetWeight(10), rollout.Bake(1), rollout.SetWeight(100), rollout.Bake(time.Hour)))),
+		"a pause at a share":        watched(named(rollout.Canary(rollout.SetWeight(10), rollout.Pause(), rollout.SetWeight(100)))),
+		"linear":                    watched(named(rollout.Linear(50, time.Minute))),
+		"waves without locations":   watched(named(rollout.FromDuration(time.Minute))),
+		"limits analyzed at 100 %":  watched(named(rollout.Canary(rollout.SetWeight(10), rollout.Bake(1), rollout.SetWeight(100), rollout.Analyze(limits, time.Hour)))),
+		"analysis before the watch": watched(named(rollout.Canary(rollout.SetWeight(10), rollout.Analyze(nil, time.Hour)))),
+	} {
+		assert.NoError(t, p.Validate(), name)
+	}
+	for name, p := range map[string]rollout.Plan{
+		"blue-green": named(rollout.BlueGreen("", time.Minute, time.Hour)), "all at once": named(rollout.AllAtOnce()),
+	} {
+		p.Watch = limits
+		assert.NoError(t, p.Validate(), name)
 	}
 }
 

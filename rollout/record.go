@@ -245,7 +245,7 @@ func (r *Runner) storeLocked(life context.Context, name string, run func(context
 		r.wake()
 	})
 	go func() {
-		err := run(ctx)
+		err := guarded(func() error { return run(ctx) })
 		cancel()
 		c.timer.Stop()
 		r.mu.Lock()

@@ -79,8 +79,8 @@ func New(deployer Deployer, opts Options) (*Runner, error) {
 // Run takes over the application where the store says that it is, starts again
 // what is to run, and carries out rollouts until ctx ends. What runs then goes
 // on running, and the weights stay. Run returns when all calls have returned,
-// but waits at most a few seconds for those that ignore their context, and names
-// them in its error. It returns early, with an error that wraps [ErrTakenOver],
+// but waits at most a few seconds for those that ignore their context, and for the
+// store, and names them in its error. It returns early, with an error that wraps [ErrTakenOver],
 // if another Runner takes over.
 func (r *Runner) Run(ctx context.Context) error {
 	r.mu.Lock()
@@ -172,24 +172,40 @@ func (r *Runner) stop() error {
 		for c := range r.left {
 			names = append(names, c.name)
 		}
-		if r.record.call != nil {
-			names = append(names, r.record.call.name)
+		writing := ""
+		if c := r.record.call; c != nil {
+			writing = c.name // its time may not be up yet
 		}
 		r.mu.Unlock()
-		if len(names) == 0 {
+		if len(names) == 0 && writing == "" {
 			return nil
 		}
 		select {
 		case <-r.kick:
 		case <-deadline.C:
-			slices.Sort(names)
-			return fmt.Errorf("calls that ignore that their context has ended: %q", names)
+			var errs []error
+			if len(names) > 0 {
+				slices.Sort(names)
+				errs = append(errs, fmt.Errorf("calls that ignore that their context has ended: %q", names))
+			}
+			if writing != "" {
+				errs = append(errs, fmt.Errorf("the store takes its time: %s", writing))
+			}
+			return errors.Join(errs...)
 		}
 	}
 }
 
-// do carries out a command and waits until that is recorded.
-func (r *Runner) do(ctx context.Context, c Command) error {
+// do carries out a command, if the rollout is where it is meant for, and waits until
+// that is recorded.
+func (r *Runner) do(ctx context.Context, c Command, at ...At) error {
+	switch len(at) {
+	case 0:
+	case 1:
+		c.At = at[0]
+	default:
+		return fmt.Errorf("%s: %w: it is meant for %d places at once", c.Kind, ErrRefused, len(at))
+	}
 	select {
 	case <-r.loaded:
 	case <-r.over:
@@ -244,7 +260,12 @@ func (r *Runner) until(ctx context.Context, done func(State) bool) (State, error
 // way is superseded: it goes back first, and the new one begins from where the
 // old one had begun. If the old version is being stopped already, it is finished
 // first. If several plans wait, the newest is carried out, and the others never
-// begin. Submitting the same plan twice is submitting it once.
+// begin.
+//
+// Submitting the same plan twice is submitting it once: nothing happens if it waits,
+// is under way, or was the last that succeeded, and after it has gone back the
+// error wraps [ErrRefused], as Retry is for that. So a program may submit its plan
+// each time it starts.
 func (r *Runner) Submit(ctx context.Context, p Plan) error {
 	if err := p.fits(r.opts); err != nil {
 		return fmt.Errorf("submit: %w", err)
@@ -264,36 +285,40 @@ func (r *Runner) Submit(ctx context.Context, p Plan) error {
 // Pause keeps the rollout where it is until [Runner.Resume]. What is watched is
 // still watched, and may make it go back. The reason is shown to others; it may
 // be empty. Like all commands it returns when it is recorded, is done once
-// however often it is called, and returns an error that wraps [ErrRefused] if it
-// makes no sense.
-func (r *Runner) Pause(ctx context.Context, reason string) error {
-	return r.do(ctx, Command{Kind: CommandPause, Reason: reason})
+// however often it is called there, and returns an error that wraps [ErrRefused] if
+// it makes no sense. It is about whatever is under way when it comes; with an [At],
+// such as that of the [State] that somebody has looked at, it is refused if that
+// has changed.
+func (r *Runner) Pause(ctx context.Context, reason string, at ...At) error {
+	return r.do(ctx, Command{Kind: CommandPause, Reason: reason}, at...)
 }
 
 // Resume goes on after a pause. If a verdict had paused the rollout, what was
 // seen so far does not count again, and if it was that of an Analyze or Gate
-// step, the step is done; if it was that of Plan.Watch, the step goes on.
-func (r *Runner) Resume(ctx context.Context) error {
-	return r.do(ctx, Command{Kind: CommandResume})
+// step, the step is done; if it was that of Plan.Watch, the step goes on. Called
+// twice it may end two pauses: Resume(ctx, state.At()) does not.
+func (r *Runner) Resume(ctx context.Context, at ...At) error {
+	return r.do(ctx, Command{Kind: CommandResume}, at...)
 }
 
 // Promote skips the rest of the plan up to its Promote step: the new version
 // gets all traffic as soon as it is ready, whatever the verdicts. After that step
-// it is Resume.
-func (r *Runner) Promote(ctx context.Context) error {
-	return r.do(ctx, Command{Kind: CommandPromote})
+// it is Resume. While a rollout goes back, and after a restart the stable version is
+// not up to take the traffic, it is about the plan that waits, if one does.
+func (r *Runner) Promote(ctx context.Context, at ...At) error {
+	return r.do(ctx, Command{Kind: CommandPromote}, at...)
 }
 
 // Abort goes back: all traffic to the old version, then the new one is stopped.
 // A plan that waits is dropped. The way back does not wait for the store. What
 // was aborted never goes forward again by itself.
-func (r *Runner) Abort(ctx context.Context, reason string) error {
-	return r.do(ctx, Command{Kind: CommandAbort, Reason: reason})
+func (r *Runner) Abort(ctx context.Context, reason string, at ...At) error {
+	return r.do(ctx, Command{Kind: CommandAbort, Reason: reason}, at...)
 }
 
 // Retry carries out once more the plan of a rollout that was rolled back.
-func (r *Runner) Retry(ctx context.Context) error {
-	return r.do(ctx, Command{Kind: CommandRetry})
+func (r *Runner) Retry(ctx context.Context, at ...At) error {
+	return r.do(ctx, Command{Kind: CommandRetry}, at...)
 }
 
 // State returns the recorded state, as soon as it is loaded and taken over:
@@ -323,6 +348,10 @@ type Status struct {
 	Schedule  []Planned // see State.Schedule
 	Remaining time.Duration
 	Certain   bool // Remaining does not depend on others
+
+	// BlindSince is since when Plan.Watch sees no traffic, since Stats does not
+	// succeed; zero if it sees it, or is not to judge now.
+	BlindSince time.Time
 
 	Measured float64 // the new version's share of the requests since the last weights
 	Requests uint64  // how many there were
@@ -359,6 +388,7 @@ func (r *Runner) Status() Status {
 	st.Schedule = st.State.Schedule(now)
 	st.Remaining, st.Certain = st.State.Remaining(now)
 	st.Measured, st.Requests = st.State.Measured()
+	st.BlindSince = st.State.live.blind
 	st.Why = st.why(now, loaded)
 	return st
 }

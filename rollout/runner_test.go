@@ -138,7 +138,7 @@ func TestHungVersion(t *testing.T) {
 		assert.Less(t, runtime.NumGoroutine(), 40)
 		assert.NotZero(t, counter(b, "rollout.runner.withheld", ""))
 		b.end()
-		assert.ErrorContains(t, <-b.done, "calls that ignore that their context has ended: [")
+		assert.ErrorContains(t, b.ended(), "calls that ignore that their context has ended: [")
 		time.Sleep(2 * time.Hour)
 	})
 }
@@ -190,9 +190,11 @@ func TestTakenOver(t *testing.T) {
 		second := start(t, b.f, rollout.Options{})
 		time.Sleep(5 * time.Second)
 		assert.Equal(t, "v1", second.Status().State.Stable.ID)
-		err := b.Submit(t.Context(), plan("v2", rollout.AllAtOnce()))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		err := b.Submit(ctx, plan("v2", rollout.AllAtOnce()))
 		require.ErrorIs(t, err, rollout.ErrStopped)
-		require.ErrorIs(t, <-b.done, rollout.ErrTakenOver)
+		require.ErrorIs(t, b.ended(), rollout.ErrTakenOver)
 		for _, call := range b.f.since() {
 			assert.NotContains(t, call, "v2")
 		}
@@ -271,6 +273,49 @@ func TestCommands(t *testing.T) {
 		require.ErrorIs(t, b.Pause(ctx, ""), rollout.ErrStopped)
 		require.ErrorIs(t, b.Submit(ctx, plan("v3", rollout.AllAtOnce())), rollout.ErrStopped)
 		require.ErrorContains(t, b.Run(ctx), "Run was called before")
+	})
+}
+
+// A command that says what it is meant for does nothing to what came after that.
+func TestCommandsThatAreMeantForSomething(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		b := running(t, rollout.Options{})
+		pauses := rollout.Canary(rollout.SetWeight(5), rollout.Pause(), rollout.SetWeight(50), rollout.Pause(), rollout.SetWeight(90), rollout.Bake(time.Hour))
+		b.submit("v2", pauses)
+		time.Sleep(5 * time.Second)
+		seen := b.Status().State.At()
+		assert.Equal(t, rollout.At{Version: "v2", Number: 2, Attempt: 1, Step: 4}, seen)
+		require.NoError(t, b.Resume(ctx, seen))
+		time.Sleep(5 * time.Second)
+		err := b.Resume(ctx, seen) // sent twice
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		assert.EqualError(t, err, "resume: refused: it was meant for version v2, step 4, but now it would be about version v2, step 6")
+		assert.Equal(t, rollout.Paused, b.Status().State.Phase)
+		require.ErrorIs(t, b.Promote(ctx, seen), rollout.ErrRefused)
+		require.ErrorIs(t, b.Pause(ctx, "", rollout.At{Version: "v3"}), rollout.ErrRefused)
+		require.ErrorIs(t, b.Resume(ctx, seen, seen), rollout.ErrRefused)
+
+		// What is meant for v2 does not drop v3.
+		b.f.failing(errors.New("busy"), "stop v2")
+		b.submit("v3", pauses)
+		err = b.Abort(ctx, "", rollout.At{Version: "v2"})
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		assert.ErrorContains(t, err, "it was meant for version v2, but now it would be about version v3")
+		assert.Equal(t, "v3", b.Status().State.Next.Version)
+		assert.Equal(t, rollout.At{Version: "v3"}, b.Status().State.At())
+		require.NoError(t, b.Abort(ctx, "", b.Status().State.At()))
+		assert.Nil(t, b.Status().State.Next)
+		b.f.set(func() { b.f.hook = nil })
+		b.wait(rollout.RolledBack)
+
+		// One retry, not two.
+		back := b.Status().State.At()
+		require.NoError(t, b.Retry(ctx, back))
+		require.NoError(t, b.Abort(ctx, "", rollout.At{Version: "v2", Attempt: 2}))
+		b.wait(rollout.RolledBack)
+		assert.ErrorContains(t, b.Retry(ctx, back), "meant for version v2, but now it would be about version v2, attempt 2")
+		b.stop()
 	})
 }
 
@@ -692,6 +737,58 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// A restart on the way back: the stable version must be up before it gets what the
+// new one still serves, and before it counts as rolled back.
+func TestRestartOnTheWayBack(t *testing.T) {
+	for name, lost := range map[string]bool{"it comes up": false, "it is lost": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := running(t, rollout.Options{})
+				b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+				time.Sleep(10 * time.Second)
+				b.f.failing(errors.New("no"), "v1 100", "stop")
+				require.NoError(t, b.Abort(t.Context(), "it is bad"))
+				time.Sleep(time.Second)
+				b.stop()
+				f := b.f
+				f.set(func() {
+					f.hook = nil
+					f.began = time.Now()
+					f.ready["v1"] = rollout.Readiness{Reason: "restarting"}
+				})
+				f.since()
+				b = start(t, f, rollout.Options{})
+				time.Sleep(time.Hour)
+				assert.Equal(t, []string{"0s start v1"}, f.since())
+				assert.Equal(t, rollout.RollingBack, b.Status().State.Phase)
+				assert.Contains(t, b.Why(), "it waits: version v1, which is stable, must be ready again first (or be replaced: Submit another and Promote it): restarting\n")
+				assert.Contains(t, b.Why(), "the weights stay as they are")
+				if lost {
+					f.set(func() { f.began = time.Now() })
+					b.submit("v3", rollout.AllAtOnce())
+					time.Sleep(time.Second)
+					assert.Contains(t, b.Why(), "version v1, which is stable, must be ready again first (or be replaced by Promote of version v3)")
+					require.NoError(t, b.Promote(t.Context(), b.Status().State.At()))
+					b.wait(rollout.Succeeded)
+					calls := f.since()
+					assert.Equal(t, []string{"1s start v3", "1s v3 100 %, v1 0 % at api"}, calls[:2])
+					assert.Subset(t, calls, []string{"1s stop v2, drain 30s", "1s stop v1, drain 30s"})
+				} else {
+					f.set(func() { f.ready = map[string]rollout.Readiness{}; f.began = time.Now() })
+					s := b.wait(rollout.RolledBack)
+					assert.Equal(t, "it is bad", s.Reason)
+					var calls []string
+					for _, c := range f.since() {
+						calls = append(calls, cut(c))
+					}
+					assert.Equal(t, []string{"v1 100 % at api", "stop v2, drain 30s"}, calls)
+				}
+				b.stop()
+			})
+		})
+	}
+}
+
 // After a restart the old version does not come up any more: whoever knows that
 // the new one is good can promote it.
 func TestOldVersionIsLost(t *testing.T) {
@@ -778,6 +875,285 @@ func TestStoredByOthers(t *testing.T) {
 				assert.Equal(t, stored.value, string(value))
 				b.stop()
 			})
+		})
+	}
+}
+
+// A version that crashes every 20 s, and is back 3 s later, is seldom looked at
+// when it is ready: its restarts count all the same.
+func TestCrashLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		began := time.Now()
+		up := func() (restarts uint64, is bool) {
+			const cycle = 20*time.Second + 137*time.Millisecond
+			age := time.Since(began)
+			return uint64(age / cycle), age%cycle >= 3*time.Second
+		}
+		b.f.set(func() {
+			b.f.hook = func(_ context.Context, call string) error {
+				_, is := up()
+				b.f.set(func() { b.f.ready["v2"] = rollout.Readiness{Ready: is, Reason: "it has crashed"} })
+				return nil
+			}
+			b.f.traffic = func(v string) rollout.Traffic {
+				n := rollout.Traffic{Requests: uint64(time.Since(began).Seconds() * 50)}
+				if v == "v2" {
+					n.Restarts, _ = up()
+				}
+				return n
+			}
+		})
+		p := rollout.Canary(rollout.SetWeight(25), rollout.Bake(5*time.Minute))
+		p.Watch = &rollout.Analysis{}
+		b.submit("v2", p)
+		s := b.wait(rollout.RolledBack)
+		assert.Contains(t, s.Reason, "the new version was restarted 4 times, at most 3 are forgiven")
+		assert.Less(t, time.Since(began), 2*time.Minute)
+		b.stop()
+	})
+}
+
+// A watch that sees nothing lets nothing pass: time does not count, Why and Status
+// say so, and in the end the rollout goes back.
+func TestBlindWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute), rollout.SetWeight(50), rollout.Bake(5*time.Minute), rollout.Pause())
+		p.Watch = &rollout.Analysis{MinSuccess: 0.9}
+		b.submit("v2", p)
+		time.Sleep(30 * time.Second)
+		require.Zero(t, b.Status().BlindSince)
+		require.NotContains(t, b.Why(), "blind")
+		b.f.failing(errors.New("metrics are away"), "stats")
+		blind := time.Now()
+		time.Sleep(2 * time.Minute)
+		st := b.Status()
+		assert.InDelta(t, 30, st.State.Held.Seconds(), 2)
+		assert.WithinDuration(t, blind, st.BlindSince, 2*time.Second)
+		assert.Regexp(t, `it waits: Plan.Watch must see the traffic first; .* of 1m0s have passed; stats failed \d+ times in a row, .*: metrics are away\n`, st.Why)
+		assert.Regexp(t, `\nPlan.Watch is blind for [12]m`, st.Why)
+		assert.Contains(t, st.Why, "if it does not get on within")
+		require.NoError(t, b.Pause(t.Context(), ""))
+		assert.Regexp(t, `Plan.Watch is blind for [12]m.*: metrics are away`, b.Why(), "in a pause too")
+		require.NoError(t, b.Resume(t.Context()))
+
+		b.f.set(func() { b.f.hook = nil })
+		time.Sleep(time.Minute + 30*time.Second)
+		assert.Zero(t, b.Status().BlindSince)
+		assert.Equal(t, 5000, b.f.applied().Most("v2"), "it goes on")
+
+		b.f.failing(errors.New("metrics are away"), "stats")
+		s := b.wait(rollout.RolledBack)
+		assert.Regexp(t, `^no progress for 10m.* in step 6 of 9 \(bake 5m0s\): Plan.Watch must see the traffic first.*: metrics are away`, s.Reason)
+		b.stop()
+	})
+}
+
+// A panic in what others have written is an error of the call, and says where it
+// was; the process lives on.
+func TestPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		b := running(t, rollout.Options{Gates: map[string]rollout.GateFunc{
+			"person": func(context.Context, rollout.State) (rollout.Judgement, error) {
+				if asked++; asked < 3 {
+					var nobody *rollout.Judgement
+					return *nobody, nil
+				}
+				return rollout.Judgement{Verdict: rollout.Pass}, nil
+			},
+		}})
+		for _, call := range []string{"start v2", "ready v2", "v2 50 %", "stats", "load", "store", "stop v1"} {
+			b.f.mu.Lock()
+			last, before := b.f.hook, 0
+			b.f.hook = func(ctx context.Context, name string) error {
+				b.f.mu.Lock()
+				panics := strings.HasPrefix(name, call) && before < 2
+				if panics {
+					before++
+				}
+				b.f.mu.Unlock()
+				if panics {
+					panic("no " + call)
+				}
+				if last != nil {
+					return last(ctx, name)
+				}
+				return nil
+			}
+			b.f.mu.Unlock()
+		}
+		b.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Minute), rollout.Gate("person", time.Minute)))
+		b.wait(rollout.Succeeded)
+		problems := map[string]string{}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for e := range b.Events(ctx, 0) {
+			if call, reason, ok := strings.Cut(e.Reason, " failed, 1 in a row: "); e.Kind == rollout.Problem && ok {
+				problems[call] = reason
+			}
+		}
+		for call, want := range map[string]string{
+			"start v2":    "it panicked: no start v2, in rollout_test.TestPanics.func1.",
+			"ready v2":    "it panicked: no ready v2, in ",
+			"stats":       "called by rollout_test.(*fake).call (fake_test.go:",
+			"stop v1":     "it panicked: no stop v1, in ",
+			"gate person": "it panicked: runtime error: invalid memory address or nil pointer dereference, in rollout_test.TestPanics.func1.1 (runner_test.go:",
+		} {
+			assert.Contains(t, problems[call], want)
+		}
+		assert.NotContains(t, problems["start v2"], "\n")
+		assert.GreaterOrEqual(t, counter(b, "rollout.runner.store.errors", ""), uint64(2))
+		b.stop()
+	})
+}
+
+// A write that is under way when Run ends, and whose time is not up, is not said to
+// ignore it.
+func TestStopsWhileTheStoreIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{AskTimeout: time.Minute})
+		b.f.set(func() {
+			b.f.hook = func(_ context.Context, call string) error {
+				if call == "store" {
+					time.Sleep(50 * time.Second)
+				}
+				return nil
+			}
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorContains(t, b.Submit(ctx, plan("v2", rollout.AllAtOnce())), "not recorded yet")
+		b.end()
+		require.EqualError(t, b.ended(), "the store takes its time: store the state")
+		time.Sleep(time.Minute)
+	})
+}
+
+// A program that submits its plan each time it starts does not begin anew what has
+// gone back.
+func TestSubmittedAtEachStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+		again := func() error {
+			b.stop()
+			b = start(t, b.f, rollout.Options{})
+			return b.Submit(t.Context(), plan("v2", p))
+		}
+		require.NoError(t, again())
+		require.NoError(t, again())
+		require.Equal(t, 2, b.Status().State.Number)
+		time.Sleep(10 * time.Second)
+		b.f.failing(errors.New("busy"), "stop v2")
+		require.NoError(t, b.Abort(t.Context(), "it is bad"))
+		require.ErrorContains(t, again(), "submit: refused: the rollout of v2 is rolling back: it is bad; Retry tries it again once it is rolled back")
+		b.f.set(func() { b.f.hook = nil })
+		b.wait(rollout.RolledBack)
+		err := again()
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		require.ErrorContains(t, err, "the rollout of v2 is rolled back: it is bad")
+		b.wait(rollout.RolledBack)
+		require.NoError(t, b.Retry(t.Context()))
+		require.NoError(t, b.Promote(t.Context()))
+		b.wait(rollout.Succeeded)
+		require.NoError(t, again())
+		b.wait(rollout.Succeeded)
+
+		// Another plan for it is another rollout.
+		p.Sticky = true
+		require.ErrorContains(t, again(), "runs already")
+		b.stop()
+	})
+}
+
+// A restart keeps the newest events and, of those before, the changes of phase.
+func TestStoredEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		read := func() (all, phases []rollout.Event) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			for e := range b.Events(ctx, 0) {
+				if all = append(all, e); e.Kind == rollout.PhaseChanged {
+					phases = append(phases, e)
+				}
+			}
+			return all, phases
+		}
+		for i := range 22 {
+			b.submit(fmt.Sprint("v", i+2), rollout.Linear(20, time.Second))
+			b.wait(rollout.Succeeded)
+		}
+		all, phases := read()
+		require.Len(t, all, int(all[len(all)-1].Seq), "all are there, while there are no more than EventLimit")
+		require.Greater(t, len(phases), 40)
+		b.stop()
+		b = start(t, b.f, rollout.Options{})
+		time.Sleep(time.Second)
+		kept, keptPhases := read()
+		// What was stored ends with the take-over; what comes after that adds to it.
+		n := 1 + slices.IndexFunc(kept, func(e rollout.Event) bool { return e.Seq > all[len(all)-1].Seq })
+		require.Equal(t, 64+32, n)
+		require.Equal(t, rollout.TakenOver, kept[n-1].Kind)
+		for i, e := range kept[n-64 : n] {
+			require.Equal(t, kept[n-1].Seq-63+uint64(i), e.Seq)
+		}
+		for _, e := range kept[:n-64] {
+			require.Equal(t, rollout.PhaseChanged, e.Kind)
+		}
+		for i, e := range phases[len(phases)-len(keptPhases):] {
+			require.Equal(t, e.Seq, keptPhases[i].Seq, "the newest")
+		}
+		assert.Zero(t, counter(b, "rollout.runner.events.missed", ""), "they were published")
+		b.stop()
+	})
+}
+
+// A stop has the version's drain, and CallTimeout beyond it, before it is left behind.
+func TestStopHasItsDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{CallTimeout: 10 * time.Second})
+		p := plan("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+		p.Drain = 5 * time.Minute
+		require.NoError(t, b.Submit(t.Context(), p))
+		time.Sleep(5 * time.Second)
+		b.f.set(func() {
+			b.f.hook = func(ctx context.Context, call string) error {
+				if !strings.HasPrefix(call, "stop") {
+					return nil
+				}
+				select {
+				case <-time.After(5*time.Minute + 5*time.Second): // a connection took all of its time
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		})
+		b.f.since()
+		require.NoError(t, b.Abort(t.Context(), ""))
+		began := time.Now()
+		b.wait(rollout.RolledBack)
+		assert.Equal(t, 5*time.Minute+5*time.Second, time.Since(began))
+		stops := slices.DeleteFunc(b.f.since(), func(c string) bool { return !strings.Contains(c, "stop") })
+		assert.Len(t, stops, 1, "it was not left behind")
+		b.stop()
+	})
+}
+
+// Weights that are applied are sent again every Resync, unchanged: a proxy may have
+// lost them.
+func TestResync(t *testing.T) {
+	for resync, want := range map[time.Duration]int{0: 60, 10 * time.Minute: 6, -1: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			b := running(t, rollout.Options{Config: rollout.Config{Resync: resync}})
+			before := b.f.applied()
+			time.Sleep(time.Hour + 30*time.Second)
+			assert.InDelta(t, want, len(b.f.since()), 1)
+			assert.Equal(t, before, b.f.applied())
+			b.stop()
 		})
 	}
 }

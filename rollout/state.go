@@ -80,11 +80,15 @@ type State struct {
 	// under earlier ones, oldest first.
 	Window  Window   `json:"window"`
 	Windows []Window `json:"windows,omitempty"`
+	// Restarts is how often the new version was restarted in this attempt, whatever
+	// its weight was. It counts for every verdict: those in the windows are older.
+	Restarts uint64 `json:"restarts,omitempty"`
 	// Judgement is the last one of this rollout, and JudgedBy what made it.
 	Judgement *Judgement `json:"judgement,omitempty"`
 	JudgedBy  string     `json:"judgedBy,omitempty"`
 
-	// Events has the newest events, oldest first.
+	// Events has the newest events, oldest first, and before them the newest
+	// changes of phase.
 	Events   []Event `json:"events,omitempty"`
 	EventSeq uint64  `json:"eventSeq"`
 
@@ -156,6 +160,8 @@ type live struct {
 	windowAt time.Duration      // when the window began
 	part     tally              // the requests of the last partLength of it
 	partAt   time.Duration      // when that began
+	closed   closed             // the window before it
+	blind    time.Time          // since when the plan's Watch sees nothing; zero if it does
 	gate     *Judgement         // the last of the gate of this step
 	gateStep int
 	ignored  bool // a failure whose rule is to continue was told
@@ -169,6 +175,17 @@ type liveVersion struct {
 	misses  int // calls to Ready in a row that failed
 	starts  int // calls to start it that have not returned
 	stops   int // calls to stop it that have not returned
+
+	counted  bool   // restarts is known
+	restarts uint64 // the last that Stats has told
+}
+
+// closed is a window that ended because the weights changed, and is the last of
+// State.Windows. A call to Stats that was under way then tells the rest of it.
+type closed struct {
+	revision uint64 // of its weights; 0 if there is none
+	last     map[string]Traffic
+	compared bool // the old version's traffic is in it
 }
 
 // retry is the backoff of an action.
@@ -186,7 +203,7 @@ func (s State) clone() State {
 	l.versions = cloneMap(l.versions)
 	l.retry = cloneMap(l.retry)
 	l.next = cloneMap(l.next)
-	l.last = maps.Clone(l.last)
+	l.last, l.closed.last = maps.Clone(l.last), maps.Clone(l.closed.last)
 	return s
 }
 
@@ -321,6 +338,31 @@ func (s State) step() (Step, bool) {
 		return Step{}, false
 	}
 	return s.Plan.Steps[s.Step], true
+}
+
+// watched reports whether the plan's Watch judges the new version: from when the
+// plan gives it a weight until it is promoted.
+func (s State) watched() bool {
+	if s.newVersion() == nil || s.Stable == nil || s.Plan.Watch == nil || s.Promoted {
+		return false
+	}
+	return hasWeight(s.Plan.weights(s.Step))
+}
+
+// counted returns the revision of the weights under which traffic is counted now, 0
+// if there is none: they are not known to be applied, or the new version is not ready.
+func (s State) counted() uint64 {
+	if v := s.newVersion(); v == nil || !s.isApplied() || !s.live.versions[v.ID].ready.Ready {
+		return 0
+	}
+	return s.Weights.Revision
+}
+
+// blind reports whether the plan's Watch is to judge, and sees nothing: the last
+// call to Stats has failed, or none has returned under these weights yet.
+func (s State) blind() bool {
+	return s.watched() && s.isApplied() && s.Weights.Most(s.Plan.Version) > 0 &&
+		(s.live.last == nil || s.live.retry[(Action{Kind: ActStats}).key()].failures > 0)
 }
 
 func (s State) stepName() string {

@@ -72,7 +72,7 @@ func (m *machine) tick(now time.Time) {
 	if l.ripening {
 		for i := range m.s.Retired {
 			r := &m.s.Retired[i]
-			if r.Stopped {
+			if r.Stopped || m.s.Weights.Most(r.Version.ID) > 0 {
 				continue
 			}
 			r.Waited += gap
@@ -121,8 +121,11 @@ func (m *machine) desired() Weights {
 // direct makes new weights if those that are wanted have changed.
 func (m *machine) direct() {
 	s, l := &m.s, &m.s.live
-	if s.Phase == Idle || s.Phase != RollingBack && !s.onItsFeet() {
-		return // after a restart nothing is sent to a version that is not up yet
+	if s.Phase == Idle || !s.onItsFeet() {
+		// After a restart nothing is sent to a version that is not up yet, on the
+		// way back neither: what a bad one serves is better than nothing. So one
+		// that is to be stopped may have a weight until then.
+		return
 	}
 	w := m.desired()
 	if s.Weights.Revision == 0 && s.Phase == Advancing && len(w.Splits) == 0 && !s.Promoted {
@@ -151,7 +154,7 @@ func (m *machine) advance() bool {
 	s := &m.s
 	switch s.Phase {
 	case RollingBack:
-		if r := s.retired(s.Plan.Version); s.isApplied() && (r == nil || !r.waitedFor()) {
+		if r := s.retired(s.Plan.Version); s.isApplied() && s.stableUp() && (r == nil || !r.waitedFor()) {
 			s.Counters.RolledBack++
 			m.enter(RolledBack, s.Reason)
 			return true
@@ -246,7 +249,8 @@ func (m *machine) start(reason string) {
 	// If a call to start it still hangs, that is what is wanted now.
 	s.Retired = slices.DeleteFunc(s.Retired, func(r Retirement) bool { return r.Stopped && r.Version.ID == s.Plan.Version })
 	m.closeWindow()
-	s.Windows, s.Judgement, s.JudgedBy = nil, nil, ""
+	s.Windows, s.Restarts, s.Judgement, s.JudgedBy = nil, 0, nil, ""
+	s.live.closed = closed{}
 	m.enter(Advancing, reason)
 	m.enterStep()
 }
@@ -331,11 +335,17 @@ func (m *machine) versionOf(id string) Version {
 func (m *machine) settle() {
 	s, l := &m.s, &m.s.live
 	step, _ := s.step()
+	switch blind := s.blind(); {
+	case !blind:
+		l.blind = time.Time{}
+	case l.blind.IsZero():
+		l.blind = m.now
+	}
 	l.counting = false
 	switch step.Kind {
 	case KindBake, KindAnalyze, KindGate, KindStopOld:
 		l.counting = s.Phase == Advancing && !s.Final && s.isApplied() && s.onItsFeet() &&
-			l.versions[s.Plan.Version].ready.Ready
+			l.versions[s.Plan.Version].ready.Ready && (step.Kind != KindBake || l.blind.IsZero())
 	}
 	l.ripening = s.isApplied()
 }
@@ -367,14 +377,14 @@ func (m *machine) actions() []Action {
 	}
 	if s.isApplied() {
 		for _, r := range s.Retired {
-			if r.Stopped {
+			if r.Stopped || s.Weights.Most(r.Version.ID) > 0 {
 				continue
 			}
 			add(Action{Kind: ActStop, Version: r.Version.ID, Drain: r.Version.Drain})
 		}
-		if fresh != nil && s.Stable != nil && l.versions[fresh.ID].ready.Ready {
-			add(Action{Kind: ActStats, Revision: s.Weights.Revision})
-		}
+	}
+	if fresh != nil && s.Stable != nil && l.versions[fresh.ID].started {
+		add(Action{Kind: ActStats, Revision: s.counted()})
 	}
 	if step, _ := s.step(); step.Kind == KindGate && s.Phase == Advancing && l.counting {
 		add(Action{Kind: ActGate, Gate: step.Gate, Step: s.Step})

@@ -503,3 +503,277 @@ func TestVersions(t *testing.T) {
 	require.Equal(t, rollout.RolledBack, s.state.Phase)
 	assert.Equal(t, []string{"v3", "v1"}, s.state.Versions(), "it may be retried")
 }
+
+// A restart of the new version counts whenever it is told: while the version
+// starts, while it is not ready and has no weight, while the weights are not
+// applied.
+func TestRestartsCountAtAllTimes(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+	p.Watch = &rollout.Analysis{MaxRestarts: 3}
+	s.submit("v2", p)
+	s.look(0)
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStart, Version: "v2"}})
+	stats := func(restarts, requests uint64) {
+		t.Helper()
+		i := slices.IndexFunc(s.wanted, func(a rollout.Action) bool { return a.Kind == rollout.ActStats })
+		require.GreaterOrEqual(t, i, 0, "nobody asks")
+		v2 := rollout.Traffic{Requests: requests, Restarts: restarts}
+		s.look(0, rollout.Outcome{Action: s.wanted[i], Traffic: map[string]rollout.Traffic{"v1": {Requests: requests}, "v2": v2}})
+	}
+	ready := func(is bool) {
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActReady, Version: "v2"}, Readiness: rollout.Readiness{Ready: is}})
+	}
+	apply := func() {
+		s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
+	}
+	stats(7, 0) // of an earlier attempt
+	ready(false)
+	stats(8, 0)
+	require.EqualValues(t, 1, s.state.Restarts)
+	ready(true)
+	stats(9, 0) // the weights are on their way
+	require.EqualValues(t, 2, s.state.Restarts)
+	apply()
+	s.look(time.Second)
+	stats(9, 0)
+	s.look(time.Second)
+	stats(9, 10)
+	require.EqualValues(t, 2, s.state.Judgement.Restarts)
+	ready(false)
+	require.Zero(t, s.state.Weights.Most("v2"))
+	stats(1, 10) // it has begun to count anew
+	require.EqualValues(t, 3, s.state.Restarts)
+	require.Equal(t, rollout.Advancing, s.state.Phase, "so many are forgiven")
+	s.look(time.Second)
+	stats(2, 10)
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	assert.Contains(t, s.state.Reason, "restarted 4 times, at most 3 are forgiven")
+	s.run()
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	require.Zero(t, s.state.Restarts, "an attempt begins anew")
+}
+
+// What was asked while the version still had its weight belongs to the window of
+// that weight, though the answer comes after that has ended.
+func TestTheEndOfAWindowIsSeen(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+	p.Watch = &rollout.Analysis{MinSuccess: 0.9, LimitsOnly: true}
+	s.submit("v2", p)
+	s.run()
+	asked := rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}
+	stats := func(requests, failures uint64) {
+		s.look(time.Second, rollout.Outcome{Action: asked, Traffic: map[string]rollout.Traffic{"v2": {Requests: requests, Failures: failures}}})
+	}
+	stats(0, 0)
+	stats(100, 0)
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActReady, Version: "v2"}, Readiness: rollout.Readiness{Reason: "it has crashed"}})
+	require.Zero(t, s.state.Weights.Most("v2"))
+	stats(150, 50)
+	require.Len(t, s.state.Windows, 1)
+	assert.EqualValues(t, 150, s.state.Windows[0].New.Requests)
+	assert.EqualValues(t, 50, s.state.Windows[0].New.Failures)
+	require.Equal(t, rollout.RollingBack, s.state.Phase, "and it is judged at once")
+	stats(200, 100)
+	assert.EqualValues(t, 150, s.state.Windows[0].New.Requests, "once")
+}
+
+// The verdicts end with the promotion: from then on only a person goes back.
+func TestNoVerdictAfterPromotion(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Second))
+	p.Steps[len(p.Steps)-1].For = time.Hour
+	p.Watch = &rollout.Analysis{}
+	s.submit("v2", p)
+	s.run()
+	s.look(time.Second)
+	s.run()
+	require.True(t, s.state.Promoted)
+	for n := range uint64(10) {
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision},
+			Traffic: map[string]rollout.Traffic{"v1": {Requests: 10 * n}, "v2": {Requests: 1000 * n, Failures: 1000 * n, Restarts: 10 * n}}})
+	}
+	assert.NotZero(t, s.state.Window.New.Failures)
+	assert.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
+}
+
+// Weights that take all traffic from a version that is not ready any more are on the
+// way back, too, though the rollout is not: they do not wait for the store.
+func TestUnreadyIsBack(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+	s.run()
+	back := func() bool {
+		i := slices.IndexFunc(s.wanted, func(a rollout.Action) bool { return a.Kind == rollout.ActSetWeights })
+		require.GreaterOrEqual(t, i, 0)
+		return s.wanted[i].Back
+	}
+	ready := rollout.Action{Kind: rollout.ActReady, Version: "v2"}
+	s.look(time.Second, rollout.Outcome{Action: ready})
+	require.Equal(t, rollout.Advancing, s.state.Phase)
+	require.Zero(t, s.state.Weights.Most("v2"))
+	assert.True(t, back())
+	s.run()
+	s.look(time.Second, rollout.Outcome{Action: ready, Readiness: rollout.Readiness{Ready: true}})
+	require.Equal(t, 5000, s.state.Weights.Most("v2"))
+	assert.False(t, back(), "forward it waits")
+}
+
+// What counts for the progress deadline: each step, and each time that it gets on,
+// begins anew.
+func TestStalled(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute), rollout.SetWeight(50), rollout.Bake(time.Minute))
+	p.ProgressDeadline = 10 * time.Second
+	s.submit("v2", p)
+	stall := func(d time.Duration) {
+		t.Helper()
+		before := s.state.Stalled
+		for range int(d / time.Second) {
+			s.look(time.Second)
+		}
+		require.Equal(t, before+d, s.state.Stalled, s.state.Why(s.now))
+		require.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
+	}
+	s.look(0)
+	stall(8 * time.Second) // it starts
+	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStart, Version: "v2"}})
+	require.Zero(t, s.state.Stalled)
+	stall(8 * time.Second) // it gets ready
+	s.run()
+	require.Equal(t, rollout.KindBake, s.state.Plan.Steps[s.state.Step].Kind)
+	ready := rollout.Action{Kind: rollout.ActReady, Version: "v2"}
+	for range 3 { // more than the deadline, but it bakes in between
+		s.look(0, rollout.Outcome{Action: ready})
+		s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
+		stall(8 * time.Second)
+		s.look(0, rollout.Outcome{Action: ready, Readiness: rollout.Readiness{Ready: true}})
+		s.run()
+		s.look(time.Second)
+		require.Zero(t, s.state.Stalled)
+	}
+	s.look(0, rollout.Outcome{Action: ready})
+	for range 12 {
+		s.look(time.Second)
+	}
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+}
+
+// A rollout that is paused is watched, and goes back; a watch whose rule is to pause
+// or to continue changes nothing then, and does not say it twice.
+func TestWatchWhilePaused(t *testing.T) {
+	for rule, want := range map[rollout.Rule]rollout.Phase{
+		rollout.ThenRollBack: rollout.RollingBack,
+		rollout.ThenPause:    rollout.Paused,
+		rollout.ThenContinue: rollout.Paused,
+	} {
+		t.Run(rule.String(), func(t *testing.T) {
+			s := newStepper(t)
+			s.submit("v1", rollout.AllAtOnce())
+			s.run()
+			p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+			p.Watch = &rollout.Analysis{OnFail: rule}
+			s.submit("v2", p)
+			s.run()
+			s.command(rollout.Command{Kind: rollout.CommandPause, Reason: "lunch"})
+			told := s.state.EventSeq
+			for n := range uint64(5) {
+				s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision},
+					Traffic: map[string]rollout.Traffic{"v1": {Requests: 1000 * n}, "v2": {Requests: 1000 * n, Failures: 300 * n}}})
+			}
+			require.Equal(t, want, s.state.Phase)
+			if want == rollout.Paused {
+				assert.Equal(t, rollout.PausedByUser, s.state.PausedBy)
+				assert.Equal(t, "lunch", s.state.Reason)
+				assert.Equal(t, told, s.state.EventSeq)
+				assert.Equal(t, rollout.Fail, s.state.Judgement.Verdict, "it is seen")
+			}
+		})
+	}
+}
+
+// The way back waits for the stable version only after a restart: one that was up in
+// this process gets the traffic at once, whatever is known of it.
+func TestWayBackAndTheStableVersion(t *testing.T) {
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	s.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+	s.run()
+	before := s.state
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.look(0)
+	require.Equal(t, []rollout.ActionKind{rollout.ActSetWeights}, kinds(s.wanted))
+
+	s.state = before
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.state = s.state.TakeOver("another", s.now)
+	s.look(0)
+	require.Equal(t, []rollout.Action{{Kind: rollout.ActStart, Version: "v1"}}, s.wanted)
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	require.Equal(t, []rollout.Action{{Kind: rollout.ActReady, Version: "v1"}}, s.wanted)
+	s.look(0, rollout.Outcome{Action: s.wanted[0], Readiness: rollout.Readiness{Reason: "warming up"}})
+	require.Empty(t, s.wanted)
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	s.look(time.Second)
+	s.look(0, rollout.Outcome{Action: s.wanted[0], Readiness: rollout.Readiness{Ready: true}})
+	require.Equal(t, []rollout.ActionKind{rollout.ActSetWeights}, kinds(s.wanted))
+	require.Equal(t, rollout.Whole, s.wanted[0].Weights.Most("v1"))
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	require.Equal(t, []rollout.ActionKind{rollout.ActStop}, kinds(s.wanted))
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+}
+
+// After a restart a promoted version has everything though the stable one is not up.
+// If it is given up then, it serves until the stable one can.
+func TestWayBackOfAPromotedVersion(t *testing.T) {
+	s := newStepper(t)
+	s.config.Resync = -1
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
+	p.Steps[len(p.Steps)-1].For = time.Hour
+	s.submit("v2", p)
+	s.run()
+	s.command(rollout.Command{Kind: rollout.CommandPromote})
+	s.run()
+	s.state = s.state.TakeOver("another", s.now)
+	for range 4 { // v1 does not start
+		s.look(0)
+		for _, a := range s.wanted {
+			if a.Version != "v1" {
+				s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+			}
+		}
+	}
+	require.Equal(t, s.state.Weights.Revision, s.state.Applied)
+	require.Equal(t, rollout.Whole, s.state.Weights.Most("v2"))
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	for range 300 {
+		s.look(time.Second)
+		require.Equal(t, []rollout.Action{{Kind: rollout.ActStart, Version: "v1"}}, s.wanted)
+	}
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	require.Zero(t, s.state.Retired[0].Waited)
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	s.look(0, rollout.Outcome{Action: s.wanted[0], Readiness: rollout.Readiness{Ready: true}})
+	require.Equal(t, []rollout.ActionKind{rollout.ActSetWeights}, kinds(s.wanted))
+	require.Equal(t, rollout.Whole, s.wanted[0].Weights.Most("v1"))
+	s.look(0, rollout.Outcome{Action: s.wanted[0]})
+	require.Equal(t, []rollout.ActionKind{rollout.ActStop}, kinds(s.wanted))
+	s.run()
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+}

@@ -16,6 +16,9 @@ func Canary(steps ...Step) Plan {
 // preview says how to reach it, waits for somebody to try it and resume,
 // switches all traffic at once, bakes, and stops the old version after keep.
 // Until then, Abort switches back at once.
+//
+// The two versions never have traffic at the same time, so they cannot be compared:
+// if the plan gets a Watch it must be LimitsOnly.
 func BlueGreen(preview string, bake, keep time.Duration) Plan {
 	p := Plan{Preview: preview, Steps: []Step{StartVersion(), WaitReady(), SetWeight(0), Pause(), SetWeight(100)}}
 	if bake > 0 {
@@ -47,7 +50,7 @@ func Linear(percent float64, interval time.Duration) Plan {
 }
 
 // AllAtOnce returns a plan that gives the version all traffic as soon as it is
-// ready.
+// ready. There is no time for a Watch.
 func AllAtOnce() Plan { return Canary() }
 
 // waveWeights is what each location of a wave gets in turn, in percent.

@@ -102,7 +102,7 @@ func TestTakeOverIsRecordedFirst(t *testing.T) {
 		state := b.wait(rollout.Succeeded)
 		assert.Equal(t, "v3", state.Stable.ID)
 		assert.Equal(t, state.Epoch, a.f.applied().Revision>>32)
-		require.ErrorIs(t, <-a.done, rollout.ErrTakenOver)
+		require.ErrorIs(t, a.ended(), rollout.ErrTakenOver)
 		b.stop()
 	})
 }
@@ -142,7 +142,7 @@ func TestLateTakeOver(t *testing.T) {
 		value, _, err := f.Load(t.Context(), "app")
 		require.NoError(t, err)
 		assert.Contains(t, string(value), owner)
-		require.ErrorIs(t, <-a.done, rollout.ErrTakenOver)
+		require.ErrorIs(t, a.ended(), rollout.ErrTakenOver)
 		b.stop()
 	})
 }
@@ -186,7 +186,7 @@ func TestStopsAreFenced(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		assert.Equal(t, 5000, a.f.applied().Most("v2"))
 		assert.Empty(t, old.since())
-		require.ErrorIs(t, <-a.done, rollout.ErrTakenOver)
+		require.ErrorIs(t, a.ended(), rollout.ErrTakenOver)
 		b.stop()
 	})
 }

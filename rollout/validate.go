@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -70,6 +71,8 @@ func (p Plan) validateSteps() []error {
 	seen := map[Kind]int{} // how many there were so far
 	weights := map[Place]int{}
 	uneven := false // once is enough
+	whole := -1     // the first step that gives it everything, everywhere
+	shared := false // time passes while both versions have traffic
 	for i, s := range p.Steps {
 		fail := func(format string, args ...any) {
 			errs = append(errs, fmt.Errorf("plan of version %q: step %d (%s): "+format, append([]any{p.Version, i + 1, s}, args...)...))
@@ -121,6 +124,10 @@ func (p Plan) validateSteps() []error {
 			if s.Kind == KindAnalyze && p.Preview == "" && !hasWeight(weights) {
 				fail("the version has no traffic yet: put a SetWeight before it")
 			}
+			_, all := p.shares(weights)
+			if a := cmp.Or(s.Analysis, p.Watch); s.Kind == KindAnalyze && a != nil && !a.LimitsOnly && all {
+				fail("it compares the versions, but the old one has no traffic any more: put it before the step that gives the new one 100 %%, or use limits alone (LimitsOnly)")
+			}
 		case KindPromote:
 			if seen[KindPromote] > 0 {
 				fail("there can be only one")
@@ -130,11 +137,20 @@ func (p Plan) validateSteps() []error {
 		}
 		if what := p.compares(s); what != "" && seen[KindPromote] == 0 && !uneven {
 			var where string
+			part, _ := p.shares(weights)
+			shared = shared || part
 			if where, uneven = p.differs(weights); uneven {
 				fail("%s compares the versions, but the new one has %s, and places differ: give all of them the same weight, or use limits alone (LimitsOnly)", what, where)
 			}
 		}
+		if _, all := p.shares(weights); whole < 0 && (all || s.Kind == KindPromote) {
+			whole = i
+		}
 		seen[s.Kind]++
+	}
+	if w := p.Watch; w != nil && !w.LimitsOnly && len(p.places()) > 0 && whole >= 0 && !shared && !uneven {
+		errs = append(errs, fmt.Errorf("plan of version %q: Plan.Watch compares the versions, but until step %d (%s) gives the new one everything there is no time in which both have traffic: "+
+			"bake at a smaller weight first, or use limits alone (LimitsOnly)", p.Version, whole+1, p.Steps[whole]))
 	}
 	if seen[KindPromote] == 0 {
 		errs = append(errs, fmt.Errorf("plan of version %q: no step promotes it: put a Promote before the StopOld at the end", p.Version))
@@ -158,6 +174,19 @@ func (p Plan) compares(s Step) string {
 		return "Plan.Watch"
 	}
 	return ""
+}
+
+// shares reports whether both versions have traffic somewhere under the weights,
+// and whether the new one has all of it.
+func (p Plan) shares(weights map[Place]int) (part, all bool) {
+	places := p.places()
+	all = len(places) > 0
+	for _, place := range places {
+		w := weights[place]
+		part = part || w > 0 && w < Whole
+		all = all && w == Whole
+	}
+	return part, all
 }
 
 // differs says at which places the weights differ, if they do. A [Deployer] counts

@@ -9,14 +9,26 @@ import (
 func (m *machine) watch() {
 	s := &m.s
 	v := s.newVersion()
-	if !m.fresh || v == nil || s.Plan.Watch == nil || s.Promoted || s.Weights.Most(v.ID) == 0 {
+	if !m.fresh || v == nil || !s.watched() {
 		return
 	}
-	j := s.Plan.Watch.judge(m.window(), s.Windows)
+	j := m.verdict(s.Plan.Watch)
 	s.Judgement, s.JudgedBy = &j, "watch"
 	if j.Verdict == Fail {
 		m.apply(s.Plan.Watch.Rule(Fail), j, PausedByWatch)
 	}
+}
+
+// verdict judges what was seen so far. While the new version has lost its weight,
+// as it is not ready, the last window counts as the present one.
+func (m *machine) verdict(a *Analysis) Judgement {
+	s := &m.s
+	w, earlier := m.window(), s.Windows
+	if n := len(earlier); n > 0 && s.Weights.Most(s.Plan.Version) == 0 {
+		w, earlier = earlier[n-1], earlier[:n-1]
+	}
+	w.New.Restarts = saturating(w.New.Restarts, s.Restarts)
+	return a.judge(w, earlier)
 }
 
 // comparable returns the old version's traffic that the new one's can be compared
@@ -96,7 +108,7 @@ func (m *machine) judge(step Step) bool {
 			return false
 		}
 		onFail, onInconclusive = a.Rule(Fail), a.Rule(Inconclusive)
-		j = a.judge(m.window(), s.Windows)
+		j = m.verdict(a)
 		s.JudgedBy = string(step.Kind)
 	}
 	s.Judgement = &j

@@ -15,36 +15,28 @@ func (s State) obstacle() string {
 	}
 	id := s.Plan.Version
 	v := s.live.versions[id]
-	problem := func(a Action) string {
-		if r := s.live.retry[a.key()]; r.failures > 0 {
-			return fmt.Sprintf("; %s failed %d times in a row, tried again in %v: %s", a, r.failures, max(0, r.at-s.live.clock), r.err)
-		}
-		return ""
-	}
 	switch {
 	case !s.onItsFeet():
-		sv := s.live.versions[s.Stable.ID]
-		if !sv.started {
-			return fmt.Sprintf("version %s, which is stable, must start again first (or be replaced by Promote)%s", s.Stable.ID,
-				problem(Action{Kind: ActStart, Version: s.Stable.ID}))
-		}
-		return fmt.Sprintf("version %s, which is stable, must be ready again first (or be replaced by Promote): %s%s", s.Stable.ID,
-			or(sv.ready.Reason, "it has not answered yet"), problem(Action{Kind: ActReady, Version: s.Stable.ID}))
+		return s.stableProblem("or be replaced by Promote")
 	case !v.started && s.retired(id) != nil && !s.retired(id).Stopped:
-		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, problem(Action{Kind: ActStop, Version: id}))
+		return fmt.Sprintf("version %s must have stopped before it can start again%s", id, s.problem(Action{Kind: ActStop, Version: id}))
 	case !v.started && v.stops > 0:
 		return fmt.Sprintf("a call to stop version %s has not returned, and could stop it if it started now", id)
 	case !v.started && !s.Final:
-		return fmt.Sprintf("version %s must start%s", id, problem(Action{Kind: ActStart, Version: id}))
+		return fmt.Sprintf("version %s must start%s", id, s.problem(Action{Kind: ActStart, Version: id}))
 	case !v.ready.Ready && !s.Final:
 		return fmt.Sprintf("version %s must be ready: %s%s", id, or(v.ready.Reason, "it has not answered yet"),
-			problem(Action{Kind: ActReady, Version: id}))
+			s.problem(Action{Kind: ActReady, Version: id}))
 	case !s.isApplied():
 		return fmt.Sprintf("the weights must be applied (%s)%s", describe(s.Weights.Splits), s.weightsProblem())
 	}
 	left := max(0, step.For-s.Held).Round(time.Millisecond)
 	switch step.Kind {
 	case KindBake:
+		if s.blind() {
+			return fmt.Sprintf("Plan.Watch must see the traffic first; %v of %v have passed%s", s.Held.Round(time.Millisecond), step.For,
+				s.problem(Action{Kind: ActStats}))
+		}
 		return fmt.Sprintf("%v of %v have passed, %v remain", s.Held.Round(time.Millisecond), step.For, left)
 	case KindAnalyze, KindGate:
 		verdict := "no verdict yet"
@@ -52,7 +44,7 @@ func (s State) obstacle() string {
 			verdict = j.String()
 		}
 		return fmt.Sprintf("a verdict is needed within %v: %s%s%s", left, verdict,
-			problem(Action{Kind: ActStats}), problem(Action{Kind: ActGate, Gate: cmp.Or(step.Gate, "-")}))
+			s.problem(Action{Kind: ActStats}), s.problem(Action{Kind: ActGate, Gate: cmp.Or(step.Gate, "-")}))
 	case KindStopOld:
 		if s.Final {
 			return s.stops()
@@ -60,6 +52,26 @@ func (s State) obstacle() string {
 		return fmt.Sprintf("the old version is kept for another %v", left)
 	}
 	return "the next look"
+}
+
+// stableProblem says what the stable version lacks after a restart.
+func (s State) stableProblem(otherwise string) string {
+	id := s.Stable.ID
+	v := s.live.versions[id]
+	if !v.started {
+		return fmt.Sprintf("version %s, which is stable, must start again first (%s)%s", id, otherwise,
+			s.problem(Action{Kind: ActStart, Version: id}))
+	}
+	return fmt.Sprintf("version %s, which is stable, must be ready again first (%s): %s%s", id, otherwise,
+		or(v.ready.Reason, "it has not answered yet"), s.problem(Action{Kind: ActReady, Version: id}))
+}
+
+// problem says how often the call has failed, if it has, and why.
+func (s State) problem(a Action) string {
+	if r := s.live.retry[a.key()]; r.failures > 0 {
+		return fmt.Sprintf("; %s failed %d times in a row, tried again in %v: %s", a, r.failures, max(0, r.at-s.live.clock), r.err)
+	}
+	return ""
 }
 
 func (s State) weightsProblem() string {
@@ -121,12 +133,28 @@ func (s State) Why(now time.Time) string {
 		line("Resume goes on, Promote skips the rest, Abort goes back")
 	case RollingBack:
 		line("version %s goes back for %v: %s", id, since(s.Since), s.Reason)
-		line("it waits: %s", s.stops())
+		if !s.stableUp() {
+			otherwise := "or be replaced: Submit another and Promote it"
+			if s.Next != nil {
+				otherwise = "or be replaced by Promote of version " + s.Next.Version
+			}
+			line("it waits: %s", s.stableProblem(otherwise))
+			line("until then nobody could take the traffic, so the weights stay as they are")
+		} else {
+			line("it waits: %s", s.stops())
+		}
 	case RolledBack:
 		line("version %s was rolled back %v ago: %s", id, since(s.Since), s.Reason)
 		line("Retry tries it again, Submit another")
 	case Succeeded:
 		line("version %s was rolled out %v ago", id, since(s.Since))
+	}
+	if t := s.live.blind; !t.IsZero() {
+		why := ""
+		if step, _ := s.step(); s.Phase != Advancing || step.Kind != KindBake {
+			why = s.problem(Action{Kind: ActStats}) // else it is said above
+		}
+		line("Plan.Watch is blind for %v: no failure of the new version makes it go back, and no bake counts%s", since(t), why)
 	}
 	if s.Phase.Ended() && s.Stable != nil && !s.isApplied() {
 		v := s.live.versions[s.Stable.ID]

@@ -290,11 +290,14 @@ func (p process) Ready(ctx context.Context, id string) (rollout.Readiness, error
 		now := time.Now()
 		r.Ready = v.running && now.Sub(v.started) >= v.startup && !(now.After(v.unready[0]) && now.Before(v.unready[1]))
 		r.Reason = "warming up"
-		if ctx.Err() == nil { // else nobody hears it
-			v.answer, v.answered, v.answerGen = r.Ready, now, p.gen
-		}
 		return nil
 	})
+	if err == nil && ctx.Err() == nil { // else nobody hears it
+		p.w.mu.Lock()
+		defer p.w.mu.Unlock()
+		v := p.w.version(id)
+		v.answer, v.answered, v.answerGen = r.Ready, time.Now(), p.gen
+	}
 	return r, err
 }
 
@@ -340,7 +343,7 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 func (w *world) checkWeights(weights rollout.Weights) {
 	for id, v := range w.versions {
 		is, was := weights.Most(id), w.weights.Most(id)
-		if is > 0 && (v.stopCalled || !v.running && !(v.crashed && is == rollout.Whole)) {
+		if is > 0 && (v.stopCalled || !v.running) {
 			w.violate("%s has weight %d, but runs: %v, is to be stopped: %v", id, is, v.running, v.stopCalled)
 		}
 		if is > was && v.aborted && weights.Revision > v.before {

@@ -48,11 +48,27 @@ func (d *deployment) serveControl(ctx context.Context, l net.Listener) error {
 		}
 		return d.submit(r.Context(), s)
 	})
-	command("pause", func(r *http.Request) error { return d.runner.Pause(r.Context(), r.FormValue("reason")) })
-	command("resume", func(r *http.Request) error { return d.runner.Resume(r.Context()) })
-	command("promote", func(r *http.Request) error { return d.runner.Promote(r.Context()) })
-	command("abort", func(r *http.Request) error { return d.runner.Abort(r.Context(), r.FormValue("reason")) })
-	command("retry", func(r *http.Request) error { return d.runner.Retry(r.Context()) })
+	// Those that say where the rollout must stand do nothing to another.
+	about := func(name string, f func(*http.Request, rollout.At) error) {
+		command(name, func(r *http.Request) error {
+			var at rollout.At
+			if text := r.FormValue("at"); text != "" {
+				if err := json.Unmarshal([]byte(text), &at); err != nil {
+					return fmt.Errorf("%s: at: %w", name, err)
+				}
+			}
+			return f(r, at)
+		})
+	}
+	about("pause", func(r *http.Request, at rollout.At) error {
+		return d.runner.Pause(r.Context(), r.FormValue("reason"), at)
+	})
+	about("resume", func(r *http.Request, at rollout.At) error { return d.runner.Resume(r.Context(), at) })
+	about("promote", func(r *http.Request, at rollout.At) error { return d.runner.Promote(r.Context(), at) })
+	about("abort", func(r *http.Request, at rollout.At) error {
+		return d.runner.Abort(r.Context(), r.FormValue("reason"), at)
+	})
+	about("retry", func(r *http.Request, at rollout.At) error { return d.runner.Retry(r.Context(), at) })
 	command("stop", func(*http.Request) error { d.ask(); return nil })
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -59,6 +59,7 @@ type deployment struct {
 	meter    *meter
 	load     *load  // nil if there is none
 	ask      func() // asks for a graceful stop
+	quit     func() // is the user's wish to stop: the first is graceful, the second at once
 
 	submitting sync.Mutex // one submission at a time
 }
@@ -100,6 +101,12 @@ func deploy(c config) error {
 
 	asked := make(chan struct{})
 	d := &deployment{config: c, name: app.Name, ask: sync.OnceFunc(func() { close(asked) })}
+	d.quit = func() {
+		select {
+		case signals <- os.Interrupt:
+		default: // two are there already
+		}
+	}
 	screen := newScreen(os.Stdout, os.Stderr, d)
 	defer screen.close()
 	logs, closeLog, err := openLog(c.log)
@@ -295,7 +302,11 @@ func (d *deployment) roll(ctx context.Context, version string, app *envelopekit.
 	if err := d.versions.add(ctx, version, app, versionsOf(d.runner.Status().State)); err != nil {
 		return err
 	}
-	if err := d.runner.Submit(ctx, plan); err != nil {
+	err = d.runner.Submit(ctx, plan)
+	if s := d.runner.Status().State; errors.Is(err, rollout.ErrRefused) && s.Phase == rollout.RolledBack && s.Plan.Version == version {
+		err = d.runner.Retry(ctx, s.At()) // the same plan, maybe for another build
+	}
+	if err != nil {
 		return err
 	}
 	if err := d.versions.forget(ctx, needed(d.runner.Status().State)); err != nil {
@@ -357,10 +368,13 @@ func (d *deployment) next() string {
 // until its own context ends.
 func (d *deployment) follow(ctx, loading context.Context, after uint64, screen *screen) {
 	told := map[string]bool{}
+	reason := ""
 	var requests sync.WaitGroup
 	defer requests.Wait()
 	for e := range d.runner.Events(ctx, after) {
-		screen.log(fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e))
+		var text string
+		text, reason = tell(e, reason)
+		screen.log(text)
 		st := d.runner.Status().State
 		if e.Kind != rollout.WeightsApplied || st.Stable == nil {
 			continue
@@ -378,6 +392,18 @@ func (d *deployment) follow(ctx, loading context.Context, after uint64, screen *
 			told[s.Listener] = true
 		}
 	}
+}
+
+// tell returns the line for an event. A verdict is the reason of what follows from
+// it, so one that was told last is not told again.
+func tell(e rollout.Event, last string) (line, reason string) {
+	reason = last
+	if e.Kind == rollout.VerdictGiven || e.Kind == rollout.PhaseChanged {
+		if reason, _, _ = strings.Cut(e.Reason, "; then: "); reason == last {
+			e.Reason = ""
+		}
+	}
+	return fmt.Sprintf("%s %v", e.Time.Format(time.TimeOnly), e), reason
 }
 
 // address returns where to open a listener: where the configuration of the first

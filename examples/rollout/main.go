@@ -16,6 +16,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -48,7 +50,9 @@ usage:
   rollout stop                                   stop the deployer; the next deploy goes on where it was
 
 "rollout COMMAND -h" shows the flags of a command. All take -state DIR, the
-directory of the deployer that is meant, for when there are several.
+directory of the deployer that is meant, for when there are several. With -at v2:6
+pause, resume, promote, abort and retry are refused if it is not version v2, in
+step 6, that is rolled out when they come.
 
 exit status: 0 done; 1 something failed, was refused, or was rolled back;
 2 bad command line or configuration; 130 stopped at once
@@ -270,9 +274,15 @@ func statusCommand(name string, args []string) error {
 	return nil
 }
 
-// command sends a command, with a reason if it takes an argument.
+// command sends a command, with a reason if it takes an argument. It is about what
+// the flag says, or what is there now: nothing is done to what comes in between.
 func command(name string, args []string, most int) error {
 	flags, state := newFlags(name)
+	var at rollout.At
+	flags.Func("at", "do it only if this `VERSION` is rolled out, or VERSION:STEP, as rollout status shows; else about what is rolled out now", func(text string) (err error) {
+		at, err = parseAt(text)
+		return err
+	})
 	if err := parse(flags, args, 0, most, strings.Repeat("[REASON]", most)); err != nil {
 		return err
 	}
@@ -282,7 +292,32 @@ func command(name string, args []string, most int) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
-	return c.command(ctx, name, url.Values{"reason": {flags.Arg(0)}}, nil)
+	if at == (rollout.At{}) {
+		st, err := c.status(ctx)
+		if err != nil {
+			return err
+		}
+		s := st.Rollout.State
+		at = seen{s.At(), s.Phase == rollout.Paused}.where()
+	}
+	text, err := json.Marshal(at)
+	if err != nil {
+		return err
+	}
+	return c.command(ctx, name, url.Values{"reason": {flags.Arg(0)}, "at": {string(text)}}, nil)
+}
+
+// parseAt reads VERSION or VERSION:STEP.
+func parseAt(text string) (at rollout.At, err error) {
+	version, step, found := strings.Cut(text, ":")
+	at.Version = version
+	if found {
+		at.Step, err = strconv.Atoi(step)
+	}
+	if err != nil || version == "" || found && at.Step < 1 {
+		return at, errors.New("write VERSION, or VERSION:STEP, such as v2:6")
+	}
+	return at, nil
 }
 
 func eventsCommand(args []string) error {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +33,7 @@ func (s *planSpec) check() error {
 	}
 	data, err := os.ReadFile(s.Name)
 	if err == nil {
-		err = json.Unmarshal(data, &s.Custom)
+		s.Custom, err = parsePlan(data)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: read plan %s: %w", errUsage, s.Name, err)
@@ -58,7 +61,7 @@ func (s planSpec) plan(version string, app *envelopekit.App) (rollout.Plan, erro
 	case s.Name == "linear":
 		p = rollout.Linear(20, s.Bake)
 	case s.Name == "all":
-		p = rollout.AllAtOnce()
+		p, watch = rollout.AllAtOnce(), nil
 	case err == nil && total > 0:
 		p = rollout.FromDuration(total)
 	default:
@@ -74,4 +77,66 @@ func (s planSpec) plan(version string, app *envelopekit.App) (rollout.Plan, erro
 		p.Listeners = append(p.Listeners, l.Name)
 	}
 	return p, p.Validate()
+}
+
+// parsePlan reads a plan as a person writes it: beside what encoding/json makes of
+// a rollout.Plan, times may be strings such as "10s", and weights such as "5 %". A
+// field that there is not is refused.
+func parsePlan(data []byte) (*rollout.Plan, error) {
+	var written any
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := dec.Decode(&written); err != nil {
+		return nil, err
+	}
+	if err := plain(written, "the plan"); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(written)
+	if err != nil {
+		return nil, err
+	}
+	var p *rollout.Plan
+	dec = json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	return p, dec.Decode(&p)
+}
+
+// plain replaces times and weights that are strings by the numbers they stand for.
+func plain(value any, at string) error {
+	switch v := value.(type) {
+	case []any:
+		for i, e := range v {
+			if err := plain(e, fmt.Sprintf("%s[%d]", at, i)); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		for key, e := range v {
+			at := at + "." + key
+			text, ok := e.(string)
+			if !ok {
+				if err := plain(e, at); err != nil {
+					return err
+				}
+				continue
+			}
+			switch key {
+			case "for", "drain", "progressDeadline", "maxP99":
+				d, err := time.ParseDuration(text)
+				if err != nil {
+					return fmt.Errorf("%s is %q: write a time such as \"10s\"", at, text)
+				}
+				v[key] = int64(d)
+			case "weight":
+				number, found := strings.CutSuffix(text, "%")
+				percent, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+				if err != nil || !found || math.IsNaN(percent) || math.Abs(percent) > 1000 {
+					return fmt.Errorf("%s is %q: write a share such as \"5 %%\"", at, text)
+				}
+				v[key] = math.Round(percent * rollout.Whole / 100)
+			}
+		}
+	}
+	return nil
 }

@@ -41,6 +41,13 @@ func TestPlan(t *testing.T) {
 		{"-5m", time.Second, "is unknown"},
 		{file("{"), 0, "read plan"},
 		{file("null"), 0, "is unknown"},
+		{file(`{"steps": [{"kind": "start"}, {"kind": "wait ready"}, {"kind": "set weight", "weight": "2.5 %"}, {"kind": "bake", "for": "10s"},
+			{"kind": "set weight", "weight": "50%"}, {"kind": "analyze", "for": "1m", "analysis": {"maxP99": "200ms"}}, {"kind": "promote"}, {"kind": "stop old"}],
+			"drain": "1m", "progressDeadline": "5m"}`), 0, ""},
+		{file(`{"steps": [{"kind": "bake", "for": "10"}]}`), 0, `the plan.steps[0].for is "10": write a time such as "10s"`},
+		{file(`{"steps": [{"kind": "set weight", "weight": "5"}]}`), 0, `the plan.steps[0].weight is "5": write a share such as "5 %"`},
+		{file(`{"steps": [{"kind": "set weight", "percent": 5}]}`), 0, `unknown field "percent"`},
+		{file(`{"stesp": []}`), 0, `unknown field "stesp"`},
 		{file("{}"), 0, "no steps"},
 		{good + ".json", 0, "no such file"},
 	} {
@@ -55,4 +62,15 @@ func TestPlan(t *testing.T) {
 			assert.ErrorContains(t, err, tt.wrong)
 		}
 	}
+}
+
+func TestParsePlan(t *testing.T) {
+	p, err := parsePlan([]byte(`{"steps": [{"kind": "set weight", "weight": "2.5 %"}, {"kind": "bake", "for": "1m30s"}, {"kind": "set weight", "weight": 500}],
+		"watch": {"maxP99": "200ms", "onFail": "pause"}, "drain": "-1s"}`))
+	require.NoError(t, err)
+	assert.Equal(t, &rollout.Plan{
+		Steps: []rollout.Step{rollout.SetWeight(2.5), rollout.Bake(90 * time.Second), rollout.SetWeight(5)},
+		Watch: &rollout.Analysis{MaxP99: 200 * time.Millisecond, OnFail: rollout.ThenPause},
+		Drain: -time.Second,
+	}, p)
 }

@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/weaverkit/weaverkit/rollout"
 )
 
 // redraw is how often the view is drawn anew.
@@ -28,7 +31,28 @@ type screen struct {
 	mu    sync.Mutex // guards the following
 	drawn []string   // lines of the view that are there
 	text  string     // the view
+	foot  string     // the lines below it
 	said  string     // the answer to the last key
+
+	// The key that must be pressed once more, and what for; of press only.
+	sure  byte
+	about rollout.At
+}
+
+// seen is what somebody sees who gives a command.
+type seen struct {
+	at     rollout.At
+	paused bool
+}
+
+// where returns where a rollout must stand for a command that was given for what is
+// seen. If that moves by itself, the step does not matter.
+func (s seen) where() rollout.At {
+	at := s.at
+	if !s.paused {
+		at.Step = 0
+	}
+	return at
 }
 
 func newScreen(out, err *os.File, d *deployment) *screen {
@@ -75,26 +99,47 @@ func (s *screen) wipe() string {
 	return fmt.Sprintf("\x1b[%dA\r\x1b[J", n)
 }
 
-// draw returns what draws the view where the cursor is. What does not fit the
-// terminal is left out.
+// draw returns what draws the view where the cursor is.
 func (s *screen) draw() string {
 	if s.text == "" {
 		return ""
 	}
 	rows, cols := terminalSize(s.err)
-	s.drawn = strings.Split(strings.TrimSuffix(s.text, "\n"), "\n")
-	if most := max(1, rows-1); len(s.drawn) > most {
-		s.drawn = s.drawn[:most]
-	}
-	var b strings.Builder
-	for _, line := range s.drawn {
-		b.WriteString(cut(line, max(2, cols)) + "\n")
-	}
-	return b.String()
+	s.drawn = fit(s.text, s.foot, rows-1, cols)
+	return strings.Join(s.drawn, "\n") + "\n"
 }
 
-// setView changes the view.
-func (s *screen) setView(text string) {
+// fit returns the lines of the view and those below it, which are broken rather than
+// cut. If there are too many for the terminal the middle of the view is left out.
+func fit(text, foot string, rows, cols int) []string {
+	rows, cols = max(1, rows), max(2, cols)
+	var below []string
+	for _, line := range strings.Split(strings.TrimSuffix(foot, "\n"), "\n") {
+		for foot != "" && line != "" {
+			part := cutWords(line, cols)
+			below = append(below, part)
+			line = strings.TrimLeft(strings.TrimPrefix(line, part), " ")
+		}
+	}
+	below = below[:min(len(below), rows)]
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if most := rows - len(below); len(lines) > most {
+		head := (most + 1) / 2
+		tail := max(0, most-head-1)
+		short := slices.Clone(lines[:min(head, most)])
+		if most > head {
+			short = append(short, "…")
+		}
+		lines = append(short, lines[len(lines)-tail:]...)
+	}
+	for i, line := range lines {
+		lines[i] = cut(line, cols)
+	}
+	return append(lines, below...)
+}
+
+// setView changes the view, and what is below it.
+func (s *screen) setView(text, foot string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// In place, line by line, so that nothing flickers.
@@ -102,7 +147,7 @@ func (s *screen) setView(text string) {
 	if n := len(s.drawn); n > 0 {
 		over = fmt.Sprintf("\x1b[%dA\r", n)
 	}
-	s.text = text
+	s.text, s.foot = text, foot
 	drawn := strings.ReplaceAll(s.draw(), "\n", "\x1b[K\n")
 	if text == "" {
 		s.drawn = nil
@@ -125,14 +170,18 @@ func (s *screen) run(ctx context.Context) {
 	keys, restore := readKeys(ctx)
 	defer restore()
 	// One after the other, since some take their time; q does not wait.
-	pressed := make(chan byte, 8)
+	type press struct {
+		key byte
+		seen
+	}
+	pressed := make(chan press, 8)
 	var pressing sync.WaitGroup
 	defer pressing.Wait()
 	defer close(pressed)
 	pressing.Go(func() {
-		for k := range pressed {
+		for p := range pressed {
 			s.say("")
-			s.press(ctx, k)
+			s.press(ctx, p.key, p.seen)
 		}
 	})
 	tick := time.NewTicker(redraw)
@@ -141,25 +190,29 @@ func (s *screen) run(ctx context.Context) {
 		s.mu.Lock()
 		said := s.said
 		s.mu.Unlock()
-		text := "\n" + view(s.d.status()) + "\n" + keyHelp + "\n"
+		st := s.d.status()
+		foot := keyHelp + "\n"
 		if said != "" {
-			text += cut(said, width) + "\n"
+			foot += cut(said, 2*width) + "\n"
 		}
-		s.setView(text)
+		s.setView("\n"+view(st)+"\n", foot)
+		sees := seen{st.Rollout.State.At(), st.Rollout.State.Phase == rollout.Paused}
 		select {
 		case <-tick.C:
 		case k := <-keys:
 			if k == 'q' {
-				s.d.ask()
+				s.d.quit()
 				continue
 			}
 			select {
-			case pressed <- k:
+			case pressed <- press{k, sees}:
 			default:
 				s.say("busy: too many keys wait for one another")
 			}
 		case <-ctx.Done():
-			s.setView("\n" + view(s.d.status()) + "\n")
+			st := s.d.status()
+			st.Stopped = true
+			s.setView("\n"+view(st)+"\n", "")
 			s.close()
 			return
 		}
@@ -172,14 +225,20 @@ func (s *screen) say(text string) {
 	s.said = text
 }
 
-// press does what the key stands for.
-func (s *screen) press(ctx context.Context, key byte) {
+// press does what the key stands for, to what was seen when it was pressed.
+func (s *screen) press(ctx context.Context, key byte, on seen) {
 	d := s.d
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
+	again := s.sure == key && s.about == on.where()
+	s.sure = 0
 	submit := func(errors float64) error {
 		if d.sample == nil {
 			return fmt.Errorf("n and b are for the sample: use rollout submit VERSION weaver.toml")
+		}
+		if st := d.runner.Status().State; !st.Phase.Ended() && !again {
+			s.sure, s.about = key, on.where()
+			return fmt.Errorf("version %s is rolled out: press %c once more to give it up for %s", st.Plan.Version, key, d.next())
 		}
 		return d.submit(ctx, submission{Version: d.next(), Errors: errors, Plan: d.plan})
 	}
@@ -191,15 +250,15 @@ func (s *screen) press(ctx context.Context, key byte) {
 	case 'b':
 		err = submit(5)
 	case 'p':
-		err = d.runner.Pause(ctx, who)
+		err = d.runner.Pause(ctx, who, on.where())
 	case 'r':
-		err = d.runner.Resume(ctx)
+		err = d.runner.Resume(ctx, on.where())
 	case 'P':
-		err = d.runner.Promote(ctx)
+		err = d.runner.Promote(ctx, on.where())
 	case 'a':
-		err = d.runner.Abort(ctx, who)
+		err = d.runner.Abort(ctx, who, on.where())
 	case 't':
-		err = d.runner.Retry(ctx)
+		err = d.runner.Retry(ctx, on.where())
 	}
 	if err != nil {
 		s.say(err.Error())

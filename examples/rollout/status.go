@@ -13,6 +13,7 @@ type status struct {
 	Rollout   rollout.Status
 	Listeners []listenerStatus
 	Load      *loadStatus // nil if there is none
+	Stopped   bool        // the rollouts have ended with the deployer
 }
 
 type listenerStatus struct {

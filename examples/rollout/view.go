@@ -21,9 +21,9 @@ func view(st status) string {
 	left, right := headline(st)
 	line("%s%s%s", left, strings.Repeat(" ", max(1, width-columns(left)-columns(right))), right)
 	line("%s", bar(s))
-	b.WriteString(field("now", now(s)))
-	b.WriteString(field("next", next(st.Rollout)))
-	b.WriteString(field("ends", ends(st)))
+	b.WriteString(field("now", now(s), 1))
+	b.WriteString(field("next", next(st.Rollout), 1))
+	b.WriteString(field("ends", ends(st), 1))
 	for _, l := range st.Listeners {
 		line("")
 		line("%-9s http://%s", l.Name, dialable(l.Address))
@@ -45,8 +45,8 @@ func view(st status) string {
 		line("%-9s %d requests/s of our own: %d answered, %d failed", "load", l.Rate, l.OK, l.Failed)
 	}
 	line("")
-	b.WriteString(field("verdict", verdict(s)))
-	b.WriteString(field("why", why(st.Rollout)))
+	b.WriteString(field("verdict", verdict(s), 3))
+	b.WriteString(field("why", why(st), 5))
 	return b.String()
 }
 
@@ -56,6 +56,17 @@ func headline(st status) (left, right string) {
 	if s.Plan == nil {
 		return st.App, string(s.Phase)
 	}
+	right = string(s.Phase)
+	if n := len(s.Plan.Steps); s.Step < n && (s.Phase == rollout.Advancing || s.Phase == rollout.Paused) {
+		right += fmt.Sprintf(", step %d of %d", s.Step+1, n)
+		if st.Stopped {
+			right = fmt.Sprintf("stopped in step %d of %d", s.Step+1, n)
+		}
+	}
+	if s.Phase == rollout.RolledBack && s.Stable != nil {
+		left = fmt.Sprintf("%s: version %s runs; %s was rolled back", st.App, s.Stable.ID, s.Plan.Version)
+		return cut(left, width-columns(right)-1), right
+	}
 	left = fmt.Sprintf("%s: version %s", st.App, s.Plan.Version)
 	if s.Stable != nil && s.Stable.ID != s.Plan.Version && !s.Phase.Ended() {
 		left += " after " + s.Stable.ID
@@ -63,11 +74,7 @@ func headline(st status) (left, right string) {
 	if s.Next != nil {
 		left += ", then " + s.Next.Version
 	}
-	right = string(s.Phase)
-	if n := len(s.Plan.Steps); s.Step < n && (s.Phase == rollout.Advancing || s.Phase == rollout.Paused) {
-		right += fmt.Sprintf(", step %d of %d", s.Step+1, n)
-	}
-	return left, right
+	return cut(left, width-columns(right)-1), right
 }
 
 // bar shows how many of the steps are done.
@@ -119,7 +126,7 @@ func next(r rollout.Status) string {
 // ends says when the rollout ends, as far as that can be said.
 func ends(st status) string {
 	r := st.Rollout
-	if len(r.Schedule) == 0 {
+	if len(r.Schedule) == 0 || st.Stopped {
 		return ""
 	}
 	at := st.Now.Add(r.Remaining).Format(time.TimeOnly)
@@ -142,7 +149,11 @@ func verdict(s rollout.State) string {
 }
 
 // why says what is waited for, or why it has ended.
-func why(r rollout.Status) string {
+func why(st status) string {
+	r := st.Rollout
+	if st.Stopped {
+		return "stopped; the next deploy goes on here"
+	}
 	lines := strings.Split(strings.TrimSpace(r.Why), "\n")
 	if len(lines) > 1 && r.State.Phase == rollout.Advancing {
 		lines = lines[1:] // the first says what is shown already
@@ -150,16 +161,16 @@ func why(r rollout.Status) string {
 	return strings.Join(lines, "; ")
 }
 
-// field formats a name and a text, which is broken into at most three lines. It
+// field formats a name and a text, which is broken into at most so many lines. It
 // is empty if the text is.
-func field(name, text string) string {
+func field(name, text string, most int) string {
 	const indent = 10
 	var b strings.Builder
 	rest := strings.Join(strings.Fields(text), " ")
 	for n := 0; rest != ""; n++ {
 		part := rest
 		if columns(rest) > width-indent {
-			if n == 2 {
+			if n == most-1 {
 				part = shorten(rest, width-indent)
 				rest = ""
 			} else {

@@ -71,3 +71,75 @@ func TestViewFits(t *testing.T) {
 	}
 	assert.Contains(t, view(status{App: "shop", Rollout: rollout.Status{State: rollout.State{Phase: rollout.Idle}}}), "shop")
 }
+
+// A small terminal shows the beginning, the end and the keys.
+func TestFit(t *testing.T) {
+	text := "\n" + view(canary()) + "\n"
+	for rows := range 40 {
+		for _, cols := range []int{1, 20, 60, 80, 200} {
+			lines := fit(text, keyHelp+"\n", rows, cols)
+			assert.LessOrEqual(t, len(lines), max(1, rows))
+			for _, line := range lines {
+				assert.LessOrEqual(t, columns(line), max(2, cols))
+			}
+		}
+	}
+	got := fit(text, keyHelp+"\nrefused\n", 15, 60)
+	assert.Len(t, got, 15)
+	assert.Contains(t, got[1], "shop: version v2 after v1")
+	assert.Contains(t, got, "…")
+	assert.Contains(t, strings.Join(got, "\n"), "why       it waits: 4s of 10s have passed")
+	assert.Equal(t, []string{"n next  b broken next  p pause  r resume  P promote  a abort", "t retry  q quit", "refused"}, got[12:])
+}
+
+func TestHeadline(t *testing.T) {
+	st := canary()
+	st.Rollout.State.Phase = rollout.RolledBack
+	left, right := headline(st)
+	assert.Equal(t, "shop: version v1 runs; v2 was rolled back", left)
+	assert.Equal(t, "rolled back", right)
+
+	st = canary()
+	st.Stopped = true
+	text := view(st)
+	assert.Contains(t, text, "stopped in step 4 of 8\n")
+	assert.Contains(t, text, "why       stopped; the next deploy goes on here\n")
+	assert.NotContains(t, text, "ends ")
+}
+
+// All that can be done about a blue-green pause is there to read.
+func TestWhyOfAPause(t *testing.T) {
+	st := canary()
+	plan := rollout.BlueGreen("header Weaverkit-Version: v2", time.Minute, time.Minute)
+	plan.Version = "v2"
+	s := &st.Rollout.State
+	s.Plan, s.Phase, s.Step, s.PausedBy, s.Since, s.Reason = &plan, rollout.Paused, 3, rollout.PausedByPlan, st.Now, "the plan has a pause here"
+	s.Weights.Preview, s.Weights.PreviewVersion = plan.Preview, "v2"
+	st.Rollout.Why = s.Why(st.Now.Add(83456 * time.Millisecond))
+	assert.Contains(t, strings.Join(strings.Fields(view(st)), " "), "Resume goes on, Promote skips the rest, Abort goes back")
+}
+
+// A verdict is told once, and not again as the reason of what follows from it.
+func TestTell(t *testing.T) {
+	reason := ""
+	var lines []string
+	for _, e := range []rollout.Event{
+		{Kind: rollout.VerdictGiven, Version: "v2", Reason: "fail: 5 % failed; then: roll back"},
+		{Kind: rollout.PhaseChanged, Version: "v2", Phase: rollout.RollingBack, Reason: "fail: 5 % failed"},
+		{Kind: rollout.WeightsApplied, Reason: "v1 100 %"},
+		{Kind: rollout.PhaseChanged, Version: "v2", Phase: rollout.RolledBack, Reason: "fail: 5 % failed"},
+		{Kind: rollout.PhaseChanged, Version: "v2", Phase: rollout.Advancing, Reason: "somebody retried it"},
+	} {
+		var line string
+		line, reason = tell(e, reason)
+		_, line, _ = strings.Cut(line, " ")
+		lines = append(lines, line)
+	}
+	assert.Equal(t, []string{
+		"v2: verdict: fail: 5 % failed; then: roll back",
+		"v2: rolling back",
+		"weights applied: v1 100 %",
+		"v2: rolled back",
+		"v2: advancing: somebody retried it",
+	}, lines)
+}
