@@ -97,33 +97,38 @@ func watchHealth(ctx context.Context, d *envelopekit.Deployment, show func(strin
 type reports struct {
 	kind string
 	show func(string)
-	last map[string]health.Change // by ID
+	held map[string]bool // by ID: those that are
 }
 
 func newReports(kind string, show func(string)) *reports {
-	return &reports{kind, show, map[string]health.Change{}}
+	return &reports{kind, show, map[string]bool{}}
 }
 
 // tell shows when a target begins and ceases to be not ready or dead, and to be
 // held in a state that is better than what its checks say.
 func (r *reports) tell(c health.Change) {
-	last := r.last[c.ID]
-	r.last[c.ID] = c
-	bad := c.State >= health.NotReady
+	held := r.held[c.ID]
+	if c.Held {
+		r.held[c.ID] = true
+	} else {
+		delete(r.held, c.ID)
+	}
 	switch {
-	case c.Held && !last.Held:
+	case c.Held && !held:
 		r.show(fmt.Sprintf("%s %s stays %v for now: %s", r.kind, c.ID, c.State, c.Why))
-	case !c.Held && last.Held, c.State != last.State && (bad || last.State >= health.NotReady):
+	case !c.Held && held, c.State != c.Previous && max(c.State, c.Previous) >= health.NotReady:
 		r.show(fmt.Sprintf("%s %s is %v: %s", r.kind, c.ID, c.State, c.Why))
 	}
 }
 
 // watchDoubt shows when the prober begins and ceases to doubt itself, until ctx
-// ends.
+// ends. A doubt that is gone at the next look was a short stall, and not worth a
+// line.
 func watchDoubt(ctx context.Context, p *health.Prober, of string, show func(string)) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for doubting := false; ; {
+	doubted, shown := false, false
+	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -131,11 +136,13 @@ func watchDoubt(ctx context.Context, p *health.Prober, of string, show func(stri
 		}
 		doubt := p.Snapshot().Doubt
 		switch {
-		case doubt != "" && !doubting:
+		case doubt != "" && doubted && !shown:
+			shown = true
 			show(fmt.Sprintf("health of %s is in doubt: %s", of, doubt))
-		case doubt == "" && doubting:
+		case doubt == "" && shown:
+			shown = false
 			show(fmt.Sprintf("health of %s is not in doubt any more", of))
 		}
-		doubting = doubt != ""
+		doubted = doubt != ""
 	}
 }
