@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -20,6 +21,9 @@ func (s *slowPath) send(r *http.Request, b *backend, via protocol) (*http.Respon
 		t := &sending{conn: conn, kept: kept, before: conn.sock.written.Load()}
 		resp, err := conn.RoundTrip(r.WithContext(t.trace(r.Context())))
 		if err == nil {
+			if resp.StatusCode != http.StatusSwitchingProtocols {
+				resp.Body = &clientBody{resp.Body, &b.slow[via], conn}
+			}
 			return resp, t, nil
 		}
 		t.err = err
@@ -27,6 +31,20 @@ func (s *slowPath) send(r *http.Request, b *backend, via protocol) (*http.Respon
 			return nil, t, err
 		}
 	}
+}
+
+// A clientBody is the body of a response. Once it has been closed its connection is
+// looked at: net/http tells of a change only if there was none while it did so.
+type clientBody struct {
+	io.ReadCloser
+	conns *clientConns
+	conn  *clientConn
+}
+
+func (c *clientBody) Close() error {
+	err := c.ReadCloser.Close()
+	c.conns.changed(c.conn)
+	return err
 }
 
 // rewind prepares a body to be read from its beginning, if that is possible.
