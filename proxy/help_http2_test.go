@@ -134,7 +134,9 @@ func newHTTP2Origin(t testing.TB, f func(stream uint32) (b []byte, end bool)) st
 			case got.kind == h2Headers:
 				b, end := f(got.stream)
 				c.Write(b)
-				if end {
+				if end { // not before the proxy has read it: what is sent meanwhile would reset the connection
+					c.CloseWrite()
+					io.Copy(io.Discard, br)
 					return
 				}
 			}
