@@ -222,7 +222,6 @@ func TestRestsHTTP2(t *testing.T) {
 // TestReaderThatTakesNothingHTTP2: a client that takes nothing of what is sent on
 // its connection. One that reads slowly has the time that it needs.
 func TestReaderThatTakesNothingHTTP2(t *testing.T) {
-	const streams = 16 // whose windows are more than sockets hold
 	o := newOrigin(t, "", func(w http.ResponseWriter, r *http.Request) {
 		big := make([]byte, 1<<20)
 		for range 4 {
@@ -269,6 +268,10 @@ func TestReaderThatTakesNothingHTTP2(t *testing.T) {
 					s.state.Store(1)
 				} else {
 					s.state.Store(2)
+				}
+				streams := int64(16) // whose windows are more than sockets hold
+				if slow {
+					streams = 4 // which is more still, and all of it is to come
 				}
 				before := o.hits.Load()
 				var got []<-chan result
