@@ -344,10 +344,10 @@ func (r *Runner) Events(ctx context.Context, after uint64) iter.Seq[Event] {
 // A Status is what is known now, which may not be recorded yet.
 type Status struct {
 	State     State
-	Why       string    // see State.Why
-	Schedule  []Planned // see State.Schedule
-	Remaining time.Duration
-	Certain   bool // Remaining does not depend on others
+	Why       string        // see State.Why
+	Schedule  []Planned     // see State.Schedule
+	Remaining time.Duration // see State.Remaining: the old version's drain is not in it
+	Certain   bool          // Remaining does not depend on others
 
 	// BlindSince is since when Plan.Watch sees no traffic, since Stats does not
 	// succeed; zero if it sees it, or is not to judge now.

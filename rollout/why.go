@@ -184,7 +184,9 @@ type Planned struct {
 	// Begin and End are when it begins and ends if nothing is in the way. What
 	// depends on others, such as getting ready, a pause or a verdict, is taken
 	// to need no time, or for an analysis or gate all of it; from the first of
-	// those on Uncertain is set: it may be later, or for a verdict earlier.
+	// those on Uncertain is set: it may be later, or for a verdict earlier. Stopping
+	// the old version is taken to need no time either, and does not make it
+	// uncertain: it comes on top, with up to that version's Drain.
 	Begin, End time.Time
 	Uncertain  bool
 }
@@ -220,7 +222,8 @@ func (s State) Schedule(now time.Time) []Planned {
 }
 
 // Remaining returns how long the rest of the rollout takes if nothing is in the
-// way, and whether that is certain; see [Planned].
+// way, without the time in which the old version drains and stops, and whether that
+// is certain; see [Planned].
 func (s State) Remaining(now time.Time) (d time.Duration, certain bool) {
 	planned := s.Schedule(now)
 	if len(planned) == 0 {

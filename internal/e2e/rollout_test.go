@@ -877,9 +877,10 @@ func TestRolloutTerminal(t *testing.T) {
 	press('P')
 	r.reaches(t, "v2", rollout.Succeeded)
 	press('b')
-	r.reaches(t, "v3", rollout.Advancing)
+	d.says(t, &d.err, "shop: version v3 after v2") // a key is about what is seen
 	press('a')
 	r.reaches(t, "v3", rollout.RolledBack)
+	d.says(t, &d.err, "shop: version v2 runs; v3 was rolled back")
 	press('a') // is nothing new
 	press('r')
 	d.says(t, &d.err, "resume: refused: the rollout of v3 has ended")
