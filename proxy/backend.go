@@ -29,11 +29,12 @@ type backend struct {
 	refusals atomic.Int64 // 502, 503 and 504 in a row
 
 	// Requests that began after its last answer. Two that have none are a sign
-	// that it is stopped; one may be such as takes long, and so may be those that
-	// began before.
-	begun atomic.Int64
-	since atomic.Int64 // instant of the first of them
-	heal  atomic.Int64 // instant from which one request may find out
+	// that it is stopped. One is for a moment, and then may be such as takes long,
+	// as may be those that began before.
+	begun    atomic.Int64
+	since    atomic.Int64 // instant of the first of them
+	answered atomic.Int64 // instant of its last answer, or of since if it owed nothing then
+	heal     atomic.Int64 // instant from which one request may find out
 
 	failures atomic.Int64 // in a row, of which each began after the one before
 	failed   atomic.Int64 // instant of the last of those
@@ -103,20 +104,24 @@ func (b *backend) reserve(now instant) bool {
 		b.left()
 		return false
 	}
-	b.waiting.Add(1)
+	rested := b.waiting.Add(1) == 1
 	if b.begun.Load() == 0 { // before others can see that there is one
-		b.ask(now)
+		b.ask(now, rested)
 	}
 	if b.begun.Add(1) == 1 {
-		b.ask(now)
+		b.ask(now, rested)
 	}
 	return true
 }
 
-// ask notes that the backend is asked for the first time since it has answered.
-func (b *backend) ask(now instant) {
+// ask notes that the backend is asked for the first time since it has answered,
+// and whether it owed nothing.
+func (b *backend) ask(now instant, rested bool) {
 	b.since.Store(int64(now))
 	b.heal.Store(int64(now + healTime))
+	if rested {
+		b.answered.Store(int64(now))
+	}
 }
 
 // unreserve undoes reserve, and acquire.
@@ -174,6 +179,7 @@ func (b *backend) refused(began, now instant) {
 
 func (b *backend) heard(began, now instant) {
 	b.waiting.Add(-1)
+	b.answered.Store(int64(now))
 	b.begun.Store(0)
 	b.probed(began, now)
 }
@@ -288,8 +294,9 @@ const (
 
 	// healTime is how long a backend may be silent before one request finds
 	// out, and the next one when it has been for twice as long.
-	healTime   = instant(5 * time.Second)
-	minSilence = time.Second // less says nothing
+	healTime   = instant(10 * time.Second)
+	minSilence = time.Second            // less does not have it avoided
+	moment     = 250 * time.Millisecond // for which one request says something
 
 	// maxRefusals is how many answers in a row that say that the backend cannot
 	// serve, such as 503, are a failure. One may be about the request; and what
@@ -320,19 +327,29 @@ func (b *backend) standing(now instant) standing {
 // avoided reports whether a request should rather go elsewhere.
 func (b *backend) avoided(now instant) bool { return b.standing(now) == avoided }
 
-// silence returns for how long the backend has owed answers: since the first
-// request that began after its last answer, if another one did, too.
-func (b *backend) silence(now instant) time.Duration {
-	if min(b.begun.Load(), b.waiting.Load()) < 2 {
+// silence returns for how long the backend has not answered, as a multiple of the
+// latency that is usual, if it is asked again since. If that is one request it is
+// forgiven after a moment, for it may take long; if there are several it says twice
+// as much.
+func (b *backend) silence(now instant, usual float64) float64 {
+	d := float64(int64(now) - b.answered.Load())
+	switch n := min(b.begun.Load(), b.waiting.Load()); {
+	case n < 1, n == 1 && d > float64(moment), usual == 0:
 		return 0
+	case n == 1:
+		return d / usual
 	}
-	return time.Duration(int64(now) - b.since.Load())
+	return 2 * d / usual
 }
 
-// silent reports whether the backend is taken for stopped.
+// silent reports whether the backend is taken for stopped: requests have waited for
+// long, and none that began when they did has an answer.
 func (b *backend) silent(now instant) bool {
-	s := b.silence(now)
-	return s > minSilence && float64(s) > 10*b.latency.at(now)
+	if min(b.begun.Load(), b.waiting.Load()) < 2 {
+		return false
+	}
+	d := time.Duration(int64(now) - b.since.Load())
+	return d > minSilence && float64(d) > 10*b.latency.at(now)
 }
 
 // busy returns how many requests it works on.
@@ -345,13 +362,13 @@ func (b *backend) load(now instant, busy float64) float64 {
 	if cost == 0 && busy > 0 {
 		return busy * float64(time.Minute) // unknown: one request shall find out
 	}
-	if silence := float64(b.silence(now)); silence > cost && cost > 0 {
+	if silence := b.silence(now, cost); silence > 1 {
 		if b.silent(now) && int64(now) >= b.heal.Load() {
 			return 0 // one request shall find out
 		}
 		// The longer it is silent than it usually takes, the less likely its
 		// answers are to come.
-		cost = silence * (silence / cost)
+		cost *= silence * silence
 	}
 	return cost * (1 + busy)
 }

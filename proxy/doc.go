@@ -37,12 +37,13 @@
 //   - Choice. A backend that fails is avoided at once, for longer and longer, and
 //     tried again by one request at a time; five responses in a row with 502, 503
 //     or 504, or malformed ones, are a failure, too. What is answered with 5xx does
-//     not count as fast. One that owes two answers and gives none loses weight by
-//     the millisecond, and after a second, or ten times what it usually takes, is
-//     avoided, whatever Options.Balance; after 5 s, 10 s, 20 s and so on one request
-//     finds out. What has failed once on its way goes to where nothing fails. If all
-//     of a pool are avoided it fails open, and says so: [PoolStatus.FailingOpen],
-//     and when that begins and ends, Options.ErrorLog.
+//     not count as fast. One that owes answers and gives none loses weight by the
+//     millisecond; a single one is forgiven after 250 ms, since it may be about what
+//     takes long, but who owes more is avoided after a second, or ten times what it
+//     usually takes, whatever Options.Balance; after 10 s, 20 s, 40 s and so on one
+//     request finds out. What has failed once on its way goes to where nothing
+//     fails. If all of a pool are avoided it fails open, and says so:
+//     [PoolStatus.FailingOpen], and when that begins and ends, Options.ErrorLog.
 //   - Bytes. What cannot be read in one way only is refused, and its connection
 //     closed: requests with 400, responses with 502. No response has bytes of
 //     another; one that breaks off does not look whole, but for one that ends
