@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,13 +48,15 @@ func serve(t testing.TB, opts proxy.Options, backends ...string) *front {
 	return serveOn(t, "127.0.0.1:0", opts, backends...)
 }
 
-// serveOn is serve at an address. The test is skipped if there is none such.
+// serveOn is serve at an address. The test is skipped if this host has none such,
+// as without IPv6.
 func serveOn(t testing.TB, addr string, opts proxy.Options, backends ...string) *front {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
-	if err != nil {
+	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) {
 		t.Skipf("cannot listen: %v", err)
 	}
+	require.NoError(t, err)
 	return serveListener(t, l, opts, backends...)
 }
 
