@@ -2,6 +2,9 @@ package rollout
 
 import "time"
 
+// Grace is how long after its time a call is waited for.
+const Grace = grace
+
 // SetNow lets a Runner believe in another clock.
 func (r *Runner) SetNow(now func() time.Time) { r.now = now }
 

@@ -777,3 +777,46 @@ func TestWayBackOfAPromotedVersion(t *testing.T) {
 	s.run()
 	require.Equal(t, rollout.RolledBack, s.state.Phase)
 }
+
+// If it is given up, or ceases to be ready, before it has everything, it does not
+// get it, though the stable one is not up either.
+func TestPromotedVersionGivenUpBeforeItsWeights(t *testing.T) {
+	promoted := newStepper(t)
+	promoted.submit("v1", rollout.AllAtOnce())
+	promoted.run()
+	promoted.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
+	promoted.run()
+	promoted.command(rollout.Command{Kind: rollout.CommandPromote})
+	promoted.state = promoted.state.TakeOver("another", promoted.now)
+	ready := rollout.Action{Kind: rollout.ActReady, Version: "v2"}
+	promoted.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStart, Version: "v2"}})
+	promoted.look(0, rollout.Outcome{Action: ready, Readiness: rollout.Readiness{Ready: true}})
+	require.Contains(t, kinds(promoted.wanted), rollout.ActSetWeights)
+	require.Equal(t, rollout.Whole, promoted.state.Weights.Most("v2"))
+
+	for name, giveUp := range map[string]func(*stepper){
+		"aborted": func(s *stepper) {
+			s.command(rollout.Command{Kind: rollout.CommandAbort})
+			s.look(0)
+		},
+		"superseded": func(s *stepper) {
+			s.submit("v3", rollout.AllAtOnce())
+			s.look(0)
+		},
+		"unready": func(s *stepper) { s.look(time.Second, rollout.Outcome{Action: ready}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := *promoted
+			s.t = t
+			giveUp(&s)
+			for range 100 {
+				require.NotContains(t, kinds(s.wanted), rollout.ActSetWeights)
+				s.look(time.Second)
+			}
+			s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStart, Version: "v1"}})
+			s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActReady, Version: "v1"}, Readiness: rollout.Readiness{Ready: true}})
+			require.Contains(t, kinds(s.wanted), rollout.ActSetWeights)
+			require.Equal(t, rollout.Whole, s.state.Weights.Most("v1"))
+		})
+	}
+}

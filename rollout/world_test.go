@@ -292,7 +292,10 @@ func (p process) Ready(ctx context.Context, id string) (rollout.Readiness, error
 		r.Reason = "warming up"
 		return nil
 	})
-	if err == nil && ctx.Err() == nil { // else nobody hears it
+	// One that comes just after its time is heard still: the call is not left behind yet.
+	deadline, _ := ctx.Deadline()
+	heard := ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(deadline) < rollout.Grace
+	if err == nil && heard {
 		p.w.mu.Lock()
 		defer p.w.mu.Unlock()
 		v := p.w.version(id)
