@@ -34,7 +34,7 @@ type target struct {
 	due     instant // of the next check, or of this one while it waits
 	started instant // the check that runs, or the last one
 	lost    instant // lagMeter.lostBy then
-	cancel  context.CancelFunc
+	ctx     *checkContext
 
 	traffic *traffic // nil until Observe
 
@@ -161,13 +161,15 @@ func (c *core) place(t *target, before int, after instant) {
 	}
 }
 
-// remove forgets a target. The caller cancels its check; if that ignores it,
-// the target stays in the heap until its slot has been given to another.
-func (c *core) remove(id string, now instant) *target {
+// remove forgets a target, and tells whether there was one. Its check is
+// cancelled; if it ignores that, the target stays in the heap until its slot has been
+// given to another.
+func (c *core) remove(id string, now instant) bool {
 	t := c.targets[id]
 	if t == nil {
-		return nil
+		return false
 	}
+	t.end(context.Canceled)
 	delete(c.targets, id)
 	t.removed = true
 	if t.phase >= running {
@@ -191,7 +193,7 @@ func (c *core) remove(id string, now instant) *target {
 	if t.group.refs--; t.group.refs == 0 {
 		delete(c.groups, t.group.name)
 	}
-	return t
+	return true
 }
 
 // wake looks at everything that is due.
@@ -223,6 +225,7 @@ func (c *core) wake(now instant) {
 			}
 		case running:
 			c.timeout(t, now)
+			t.end(context.DeadlineExceeded)
 			t.phase = overdue
 			c.heap.set(t, now+grace)
 		case overdue:
@@ -303,9 +306,9 @@ func (c *core) advance(t *target, now instant) {
 }
 
 // mostSuspects returns how many slots targets may have whose last check failed,
-// and which are likely to keep them until the timeout: the rest, a quarter, keeps
+// and which are likely to keep them until the timeout: the rest, an eighth, keeps
 // them from delaying those that are well.
-func (c *core) mostSuspects() int { return c.opts.Concurrency - c.opts.Concurrency/4 }
+func (c *core) mostSuspects() int { return max(1, c.opts.Concurrency-(c.opts.Concurrency+7)/8) }
 
 // waiting returns how many targets are due and have no slot.
 func (c *core) waiting() int { return c.queue.size + c.suspect.size }
@@ -379,7 +382,7 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	} else {
 		c.parked--
 	}
-	t.phase, t.parked, t.cancel = idle, false, nil
+	t.phase, t.parked, t.ctx = idle, false, nil
 	if t.removed {
 		delete(c.removed, t)
 		c.heap.remove(t)
@@ -547,6 +550,13 @@ func (c *core) runningIDs() []string {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// end ends the context of the check that runs, if one does.
+func (t *target) end(err error) {
+	if t.ctx != nil {
+		t.ctx.end(err)
+	}
 }
 
 func (t *target) unlink() {

@@ -68,7 +68,7 @@
 //     the group is back, or has been removed: so remove what is gone for good. A
 //     target that says itself that it is not ready is not held.
 //   - when its slots do not suffice, so that checks start late, Snapshot.Doubt says
-//     so. Targets whose last check failed get at most three quarters of the slots.
+//     so. Targets whose last check failed get at most seven eighths of the slots.
 //
 // # Where others do better
 //

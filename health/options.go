@@ -12,9 +12,9 @@ type Options struct {
 	// Concurrency is how many checks run at the same time. It must be at least
 	// the number of checks a second times the seconds that one takes, those
 	// included that run into their timeout. If it is not, checks start late, and
-	// Snapshot.Doubt says so. A quarter of it is kept for targets whose last
+	// Snapshot.Doubt says so. An eighth of it is kept for targets whose last
 	// check did not fail, so that those that are silent do not delay them. Zero
-	// means 256.
+	// means 512.
 	Concurrency int
 
 	// MaxHung is how many checks that ignore their context are left alone, in
@@ -46,7 +46,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() (Options, error) {
-	o.Concurrency = cmp.Or(o.Concurrency, 256)
+	o.Concurrency = cmp.Or(o.Concurrency, 512)
 	o.MaxHung = cmp.Or(o.MaxHung, 1024)
 	o.PanicShare = cmp.Or(o.PanicShare, 0.5)
 	o.PanicMinimum = cmp.Or(o.PanicMinimum, 5)

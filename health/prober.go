@@ -57,16 +57,8 @@ func (p *Prober) Add(t Target) error {
 // waiting for it. It reports whether there was such a target.
 func (p *Prober) Remove(id string) bool {
 	p.mu.Lock()
-	t := p.core.remove(id, p.now())
-	var cancel context.CancelFunc
-	if t != nil {
-		cancel = t.cancel
-	}
-	p.unlock()
-	if cancel != nil {
-		cancel()
-	}
-	return t != nil
+	defer p.unlock()
+	return p.core.remove(id, p.now())
 }
 
 // unlock releases mu, and then wakes those for whom there is something.
@@ -136,7 +128,7 @@ func (p *Prober) step() (wait time.Duration, ok bool) {
 	return c.plan(now)
 }
 
-// drain waits for the checks that run, as long as they may take.
+// drain cancels the checks that run, and waits for them as long as they may take.
 func (p *Prober) drain() error {
 	p.mu.Lock()
 	limit := p.now() + grace
@@ -144,6 +136,7 @@ func (p *Prober) drain() error {
 		if t.phase == running {
 			limit = max(limit, p.core.deadline(t)+grace)
 		}
+		t.end(p.ctx.Err())
 	}
 	p.mu.Unlock()
 	timeout := time.NewTimer(limit - p.now())
@@ -195,11 +188,11 @@ func (p *Prober) work() {
 			p.unlock()
 			return
 		}
-		ctx, cancel := context.WithTimeout(p.ctx, p.core.deadline(t)-now)
-		t.cancel = cancel
+		ctx := &checkContext{Context: p.ctx, deadline: p.epoch.Add(p.core.deadline(t))}
+		t.ctx = ctx
 		p.unlock()
 
-		v, reason := p.run(ctx, cancel, t)
+		v, reason := p.run(ctx, t)
 
 		p.mu.Lock()
 		if p.ctx.Err() != nil {
@@ -217,8 +210,8 @@ func (p *Prober) work() {
 
 // run calls the check, and judges what it returns. It does not return if the
 // check calls runtime.Goexit.
-func (p *Prober) run(ctx context.Context, cancel context.CancelFunc, t *target) (v verdict, reason string) {
-	defer cancel()
+func (p *Prober) run(ctx *checkContext, t *target) (v verdict, reason string) {
+	defer ctx.end(context.Canceled)
 	defer func() {
 		if r := recover(); r != nil {
 			v, reason = failed, clip(fmt.Sprintf("its check panicked: %v", r))
