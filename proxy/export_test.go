@@ -152,3 +152,7 @@ func (p *Proxy) DialForNetHTTP(addr string) (net.Conn, error) {
 	ctx := context.WithValue(context.Background(), openKey{}, func(*transportConn) {})
 	return p.slow.dial(ctx, "tcp", addr)
 }
+
+// Busy reports whether threads are taken to have no rests, if they serve the
+// requests of a turn in that time.
+func Busy(took time.Duration, threads int) bool { return busy(instant(took), threads) }

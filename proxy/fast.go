@@ -29,6 +29,7 @@ type conn struct {
 
 	w    *workspace // nil while at rest
 	step func(fd uintptr) bool
+	open uintptr // the descriptor, while raw calls step; 0 if it does not
 	next action
 	used bool // there was a request
 
@@ -43,6 +44,7 @@ type conn struct {
 	waiting  atomic.Int64 // instant since when it waits for a backend; 0 if it does not
 	backend  atomic.Pointer[backendConn]
 	resting  atomic.Bool  // between requests
+	unread   atomic.Int64 // instant since when it rests, if it was not read to its end before
 	passing  atomic.Int32 // a body to the client: notPassing and so on
 	stall    stall        // of the reaper alone
 	fresh    atomic.Bool  // before the first one
@@ -131,6 +133,8 @@ func (c *conn) rest() {
 // what there is, and returns true when something else is to be done: to return
 // false is to wait. Nobody else can read from the connection meanwhile.
 func (c *conn) onReadable(fd uintptr) bool {
+	c.open = fd
+	defer func() { c.open = 0 }()
 	if c.w == nil {
 		c.w = newWorkspace()
 		if c.warm {
@@ -140,7 +144,8 @@ func (c *conn) onReadable(fd uintptr) bool {
 	}
 	last := false
 	for {
-		n, err := readFD(fd, c.w.buf[c.w.n:])
+		into := c.w.buf[c.w.n:]
+		n, err := readFD(fd, into)
 		switch {
 		case err == errAgain:
 			if c.w.r < c.w.n {
@@ -154,17 +159,7 @@ func (c *conn) onReadable(fd uintptr) bool {
 				c.next = hangUp
 				return true
 			}
-			c.rest()
-			switch {
-			case c.server.lot == nil:
-				return false
-			case c.server.warm.Add(1) <= warmConns:
-				c.warm = true
-				return false
-			}
-			c.server.warm.Add(-1)
-			c.next = park
-			return true
+			return !c.wait()
 		case err != nil:
 			c.next = hangUp
 			return true
@@ -173,7 +168,32 @@ func (c *conn) onReadable(fd uintptr) bool {
 		if c.next = c.advance(); c.next != readMore {
 			return true
 		}
+		// To have read less than there was room for is to have read all there was,
+		// with TCP on Linux. What has come since is heard of, but for the end, if
+		// that was there already: the reaper looks for it.
+		if c.tells && n < len(into) && !c.server.closing.Load() {
+			if c.w.r < c.w.n {
+				return false
+			}
+			c.unread.Store(int64(c.clock))
+			return !c.wait()
+		}
 	}
+}
+
+// wait lets the connection rest. It reports whether its goroutine stays.
+func (c *conn) wait() bool {
+	c.rest()
+	if c.server.lot == nil {
+		return true
+	}
+	if c.server.warm.Add(1) <= warmConns {
+		c.warm = true
+		return true
+	}
+	c.server.warm.Add(-1)
+	c.next = park
+	return false
 }
 
 // readLoop is onReadable for connections that can only be read the ordinary
@@ -268,6 +288,7 @@ func (c *conn) advance() action {
 			c.arrived()
 			next := c.request()
 			w.r += int(size)
+			c.server.proxy.turns.next(c.clock)
 			if next != readMore {
 				return next
 			}
@@ -549,6 +570,13 @@ func (c *conn) closing() bool { return c.w.req.close || c.server.closing.Load() 
 // write sends to the client, which must not take too long.
 func (c *conn) write(b []byte) bool {
 	c.expect(c.server.proxy.opts.BodyTimeout)
+	if c.open != 0 {
+		n, err := writeFD(c.open, b)
+		if err != errAgain {
+			return err == nil
+		}
+		b = b[n:]
+	}
 	_, err := c.rwc.Write(b)
 	return err == nil
 }

@@ -29,6 +29,7 @@ type Proxy struct {
 	pools  atomic.Pointer[map[string]*Pool] // copied when it changes
 	mirror atomic.Pointer[mirror]
 	turn   atomic.Uint64 // of the split
+	turns  turns         // of the processors
 	loose  atomic.Bool   // Options.Sticky is switched off
 
 	clients  atomic.Int64  // connections that are open

@@ -19,3 +19,6 @@ func unsent(syscall.RawConn) int   { return 0 }
 func moved(syscall.RawConn) uint64 { return 0 }
 
 const canSplice = false
+
+// offerProcessor does nothing where the latencies that it is for were not measured.
+func offerProcessor() {}

@@ -27,7 +27,7 @@ func rawConn(c net.Conn) syscall.RawConn {
 // io.EOF at the end.
 func readFD(fd uintptr, b []byte) (int, error) {
 	for {
-		n, err := syscall.Read(int(fd), b)
+		n, err := sysRead(fd, b)
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -43,7 +43,7 @@ func readFD(fd uintptr, b []byte) (int, error) {
 // writeFD writes without waiting, and returns errAgain if not all could be.
 func writeFD(fd uintptr, b []byte) (written int, err error) {
 	for written < len(b) {
-		n, err := syscall.Write(int(fd), b[written:])
+		n, err := sysWrite(fd, b[written:])
 		switch {
 		case err == syscall.EINTR:
 			continue

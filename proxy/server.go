@@ -497,14 +497,14 @@ const reapTime = 500 * time.Millisecond
 func (s *server) reap(stop <-chan struct{}) {
 	tick := time.NewTicker(reapTime)
 	defer tick.Stop()
-	var late, owing, waiting []suspect
+	var late, owing, waiting, unread []suspect
 	for n := 0; ; n++ {
 		select {
 		case <-tick.C:
 		case <-stop:
 			return
 		}
-		late, owing, waiting = late[:0], owing[:0], waiting[:0]
+		late, owing, waiting, unread = late[:0], owing[:0], waiting[:0], unread[:0]
 		now := int64(s.proxy.now())
 		s.mu.Lock()
 		for _, c := range s.conns {
@@ -516,6 +516,8 @@ func (s *server) reap(stop <-chan struct{}) {
 				owing = append(owing, suspect{c, &c.owing, d})
 			} else if w := c.waiting.Load(); w != 0 && now-w > int64(reapTime) {
 				waiting = append(waiting, suspect{c, &c.waiting, w})
+			} else if u := c.unread.Load(); u != 0 && now-u > int64(reapTime) {
+				unread = append(unread, suspect{c, &c.unread, u})
 			}
 		}
 		s.mu.Unlock()
@@ -528,6 +530,12 @@ func (s *server) reap(stop <-chan struct{}) {
 		}
 		for _, u := range owing {
 			s.hurry(u)
+		}
+		for _, u := range unread {
+			if ended(u.c.raw) {
+				s.hurry(u) // it has no more to say
+			}
+			u.by.CompareAndSwap(u.said, 0)
 		}
 		left := false
 		for _, u := range waiting {
@@ -630,6 +638,12 @@ func (c *conn) lastLook() bool {
 func silent(raw syscall.RawConn) (silent bool) {
 	_ = raw.Control(func(fd uintptr) { silent = silentFD(fd) })
 	return silent
+}
+
+// ended reports whether the peer has sent its last, and all of it was read.
+func ended(raw syscall.RawConn) (ended bool) {
+	_ = raw.Control(func(fd uintptr) { ended = closedFD(fd) })
+	return ended
 }
 
 // clientGone reports whether the client has closed the connection.
