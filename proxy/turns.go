@@ -20,10 +20,10 @@ type turns struct {
 
 const (
 	// So many requests are served from one offer to the next.
-	turnRequests = 64
+	turnRequests = 32
 	// Who serves them in less has no rests in between. Who has would only fall
 	// behind by an offer.
-	turnTime = 8 * time.Millisecond
+	turnTime = 4 * time.Millisecond
 )
 
 // next is called after each request.
