@@ -72,7 +72,8 @@
 //
 // HTTP/1.1 requests that are plain enough, which is nearly all, take a fast
 // path: one goroutine for each connection, a strict parser, pooled buffers and
-// connections, five system calls a request, no allocation. On Linux bodies of more
+// connections, five system calls a request, no allocation. Under load a thread offers
+// its processor to others every few requests (on Linux). There, too, bodies of more
 // than 16 KiB whose length is known are spliced, between connections of TCP without
 // TLS; others are copied. All else goes, with what has been read of it, to
 // net/http's server and [net/http/httputil.ReverseProxy]: chunked requests,
