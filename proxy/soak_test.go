@@ -74,10 +74,10 @@ func soakBackend(w http.ResponseWriter, r *http.Request) {
 
 // soak is what the clients of TestSoak share.
 type soak struct {
-	plain, encrypted string
-	roots            *x509.CertPool
-	ctx              context.Context
-	done             [16]atomic.Int64 // of each kind
+	plain, encrypted, stream string // addresses
+	roots                    *x509.CertPool
+	ctx                      context.Context
+	done                     [16]atomic.Int64 // of each kind
 }
 
 // TestSoak has clients of all kinds ask for some time, while backends are
@@ -111,20 +111,22 @@ func testSoak(t *testing.T) {
 	cert, roots := certificate(t)
 	// To connect may take a while if the machine is busy, and is tried again: that
 	// is no failure, but would be counted.
+	stream := newStreamRig(t, proxy.Options{DialTimeout: patience}) // first: it looks for what is left when the others have ended
 	f := serve(t, proxy.Options{DialTimeout: patience})
 	p := f.Proxy
 	tlsProxy := serve(t, proxy.Options{DialTimeout: patience, GetCertificate: cert})
 	ctx, cancel := context.WithTimeout(context.Background(), *soakTime)
 	defer cancel()
-	s := &soak{plain: f.addr, encrypted: tlsProxy.addr, roots: roots, ctx: ctx}
+	s := &soak{plain: f.addr, encrypted: tlsProxy.addr, stream: stream.addr, roots: roots, ctx: ctx}
 
 	var wg sync.WaitGroup
 	first := make(chan struct{})
-	wg.Go(func() { replaceBackends(t, ctx, first, p, tlsProxy.Proxy) })
+	wg.Go(func() { replaceBackends(t, ctx, first, p, tlsProxy.Proxy, stream.Proxy) })
 	<-first
 	kinds := []func(*soak, *rand.Rand) error{
 		(*soak).keepAlive, (*soak).keepAlive, (*soak).keepAlive, (*soak).slowPath, (*soak).encryptedHTTP1,
 		(*soak).http2, (*soak).encryptedHTTP2, (*soak).uploads, (*soak).upgrade, (*soak).pipelines, (*soak).leaves, (*soak).attacks,
+		(*soak).streams,
 	}
 	for i, kind := range kinds {
 		for range 2 {
@@ -153,7 +155,7 @@ func testSoak(t *testing.T) {
 			t.Logf("the proxies say: %s%s", f.log, tlsProxy.log)
 		}
 	}()
-	for _, p := range []*proxy.Proxy{p, tlsProxy.Proxy} {
+	for _, p := range []*proxy.Proxy{p, tlsProxy.Proxy, stream.Proxy} {
 		var errs uint64
 		for kind, n := range p.Status().Pools[0].Errors {
 			// A machine that is busy may be too slow to connect in time.
@@ -241,8 +243,10 @@ func replaceBackends(t *testing.T, ctx context.Context, ready chan<- struct{}, p
 	})
 }
 
-func (s *soak) dial() (net.Conn, *bufio.Reader, error) {
-	c, err := net.Dial("tcp", s.plain)
+func (s *soak) dial() (net.Conn, *bufio.Reader, error) { return s.dialAt(s.plain) }
+
+func (s *soak) dialAt(addr string) (net.Conn, *bufio.Reader, error) {
+	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,8 +285,8 @@ func same(got, want []byte, what string) error {
 }
 
 // raw asks some times on one connection, with these header fields.
-func (s *soak) raw(random *rand.Rand, fields string) error {
-	c, br, err := s.dial()
+func (s *soak) raw(random *rand.Rand, addr, fields string) error {
+	c, br, err := s.dialAt(addr)
 	if err != nil {
 		return err
 	}
@@ -306,8 +310,11 @@ func (s *soak) raw(random *rand.Rand, fields string) error {
 	return nil
 }
 
-func (s *soak) keepAlive(random *rand.Rand) error { return s.raw(random, "") }
-func (s *soak) slowPath(random *rand.Rand) error  { return s.raw(random, "TE: trailers\r\n") }
+func (s *soak) keepAlive(random *rand.Rand) error { return s.raw(random, s.plain, "") }
+func (s *soak) slowPath(random *rand.Rand) error  { return s.raw(random, s.plain, "TE: trailers\r\n") }
+
+// streams speaks HTTP with a backend through a proxy that does not know.
+func (s *soak) streams(random *rand.Rand) error { return s.raw(random, s.stream, "") }
 
 // client asks some times with net/http's client.
 func (s *soak) client(random *rand.Rand, url string, http2 bool) error {
