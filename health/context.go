@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A checkContext is the context of one check. The standard library's would do,
+// A checkContext is the context of one check, made by newCheckContext. The standard library's would do,
 // but sets a timer of the runtime each time, which costs more than all else that a
 // check needs; here the prober, which keeps the deadlines of all checks in its
 // heap anyway, says when it has passed.
@@ -18,6 +18,13 @@ type checkContext struct {
 	err   error
 	done  chan struct{}        // nil until somebody asks for it
 	after map[*func()]struct{} // see AfterFunc
+}
+
+func newCheckContext(run context.Context, deadline time.Time) *checkContext {
+	if d, ok := run.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	return &checkContext{Context: run, deadline: deadline}
 }
 
 func (c *checkContext) Deadline() (time.Time, bool) { return c.deadline, true }
@@ -40,8 +47,11 @@ func (c *checkContext) Err() error {
 	return c.err
 }
 
-// AfterFunc is what [context.AfterFunc] and derived contexts look for: without
-// it each of those would need a goroutine.
+// String keeps who prints it from what mu guards.
+func (c *checkContext) String() string { return "health.checkContext until " + c.deadline.String() }
+
+// AfterFunc is what [context.AfterFunc] and contexts that are derived from this one
+// look for: without it each of those would need a goroutine.
 func (c *checkContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

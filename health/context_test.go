@@ -101,6 +101,37 @@ func TestContextOfACheck(t *testing.T) {
 	}
 }
 
+// The end of Run's context may come first, and then a check is told of that.
+func TestContextOfARunWithADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := health.New(health.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		want, _ := run.Deadline()
+		if err := p.Add(health.Target{ID: "a", Check: func(ctx context.Context) (health.Result, error) {
+			if d, ok := ctx.Deadline(); !ok || !d.Equal(want) {
+				t.Errorf("the deadline is %v later", d.Sub(want))
+			}
+			<-ctx.Done()
+			if ctx.Err() != context.DeadlineExceeded {
+				t.Errorf("it has ended with %v", ctx.Err())
+			}
+			return health.Result{}, ctx.Err()
+		}, Policy: health.Policy{Period: time.Minute, Timeout: time.Minute, SuccessThreshold: 1, FailureThreshold: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Run(run); err != nil {
+			t.Error(err)
+		}
+		if n := p.Snapshot().Checks; n != 1 {
+			t.Errorf("%d checks", n)
+		}
+	})
+}
+
 // What a check leaves behind, derived contexts too, ends with it.
 func TestContextEndsWithItsCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

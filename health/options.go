@@ -12,9 +12,9 @@ type Options struct {
 	// Concurrency is how many checks run at the same time. It must be at least
 	// the number of checks a second times the seconds that one takes, those
 	// included that run into their timeout. If it is not, checks start late, and
-	// Snapshot.Doubt says so. An eighth of it is kept for targets whose last
-	// check did not fail, so that those that are silent do not delay them. Zero
-	// means 512.
+	// Snapshot.Doubt says so. An eighth of it, but one at least and none of one, is
+	// kept for targets whose last check did not fail, so that those that are silent
+	// do not delay them. Zero means 512.
 	Concurrency int
 
 	// MaxHung is how many checks that ignore their context are left alone, in

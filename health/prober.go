@@ -188,7 +188,7 @@ func (p *Prober) work() {
 			p.unlock()
 			return
 		}
-		ctx := &checkContext{Context: p.ctx, deadline: p.epoch.Add(p.core.deadline(t))}
+		ctx := newCheckContext(p.ctx, p.epoch.Add(p.core.deadline(t)))
 		t.ctx = ctx
 		p.unlock()
 

@@ -14,6 +14,7 @@ const (
 	MaxMirrors    = maxMirrors
 	MaxMirrored   = maxMirrored
 	BufferSize    = bufferSize
+	WarmConns     = warmConns
 )
 
 func Interleave(weights []int) []uint16 { return interleave(weights) }

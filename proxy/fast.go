@@ -29,7 +29,8 @@ type conn struct {
 
 	w    *workspace // nil while at rest
 	step func(fd uintptr) bool
-	open uintptr // the descriptor, while raw calls step; 0 if it does not
+	bare bool    // rwc is a connection of TCP, and nothing around it
+	open uintptr // the descriptor of one that is, while raw calls step; or 0
 	next action
 	used bool // there was a request
 
@@ -133,8 +134,10 @@ func (c *conn) rest() {
 // what there is, and returns true when something else is to be done: to return
 // false is to wait. Nobody else can read from the connection meanwhile.
 func (c *conn) onReadable(fd uintptr) bool {
-	c.open = fd
-	defer func() { c.open = 0 }()
+	if c.bare {
+		c.open = fd
+		defer func() { c.open = 0 }()
+	}
 	if c.w == nil {
 		c.w = newWorkspace()
 		if c.warm {
@@ -168,13 +171,11 @@ func (c *conn) onReadable(fd uintptr) bool {
 		if c.next = c.advance(); c.next != readMore {
 			return true
 		}
-		// To have read less than there was room for is to have read all there was,
-		// with TCP on Linux. What has come since is heard of, but for the end, if
-		// that was there already: the reaper looks for it.
-		if c.tells && n < len(into) && !c.server.closing.Load() {
-			if c.w.r < c.w.n {
-				return false
-			}
+		// To have read less than there was room for is to have read what there was,
+		// with TCP on Linux, if no byte of it was urgent. What has come since is heard
+		// of, but for the end, if that was there already: the reaper looks for it. If
+		// there is a part of a request, that is not left to the reaper.
+		if c.tells && n < len(into) && c.w.r == c.w.n && !c.server.closing.Load() {
 			c.unread.Store(int64(c.clock))
 			return !c.wait()
 		}
@@ -565,7 +566,9 @@ func (c *conn) refuse(kind ErrorKind, err error, unread bool) action {
 }
 
 // closing reports whether the connection is to end after the request.
-func (c *conn) closing() bool { return c.w.req.close || c.server.closing.Load() }
+func (c *conn) closing() bool {
+	return c.w.req.close || c.server.closing.Load() || c.interrupted.Load()
+}
 
 // write sends to the client, which must not take too long.
 func (c *conn) write(b []byte) bool {
@@ -573,7 +576,7 @@ func (c *conn) write(b []byte) bool {
 	if c.open != 0 {
 		n, err := writeFD(c.open, b)
 		if err != errAgain {
-			return err == nil
+			return err == nil && !c.interrupted.Load() // which this does not hear of
 		}
 		b = b[n:]
 	}

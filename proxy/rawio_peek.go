@@ -10,6 +10,3 @@ func peekFD(fd uintptr) (int, error) {
 	n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	return n, err
 }
-
-func sysRead(fd uintptr, b []byte) (int, error)  { return syscall.Read(int(fd), b) }
-func sysWrite(fd uintptr, b []byte) (int, error) { return syscall.Write(int(fd), b) }

@@ -129,6 +129,7 @@ func (s *server) start(rwc net.Conn) {
 	if s.tls == nil {
 		c.raw = rawConn(rwc)
 		c.step = c.onReadable
+		_, c.bare = rwc.(*net.TCPConn)
 	} else {
 		c.rwc = tls.Server(c.sock, s.tls)
 	}

@@ -362,7 +362,11 @@ func (m *machine) actions() []Action {
 	resync, ok := l.next["resync"]
 	// Weights that are not applied when what they are for is given up are not
 	// sent any more, though others can be made only once the stable version is up.
-	if s.onItsFeet() && !s.stale() && s.Weights.Revision != 0 && (!s.isApplied() || ok && resync <= l.clock) {
+	due := s.onItsFeet()
+	if s.isApplied() {
+		due = ok && resync <= l.clock
+	}
+	if due && !s.stale() && s.Weights.Revision != 0 {
 		add(Action{Kind: ActSetWeights, Weights: s.Weights, Back: l.back})
 	}
 	fresh := s.newVersion()

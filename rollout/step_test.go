@@ -768,6 +768,17 @@ func TestWayBackOfAPromotedVersion(t *testing.T) {
 	}
 	require.Equal(t, rollout.RollingBack, s.state.Phase)
 	require.Zero(t, s.state.Retired[0].Waited)
+
+	s.config.Resync = time.Minute // a proxy that has lost the weights gets them again
+	again := rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}
+	s.look(0, rollout.Outcome{Action: again})
+	for range 59 {
+		s.look(time.Second)
+		require.NotContains(t, s.wanted, again)
+	}
+	s.look(time.Second)
+	require.Contains(t, s.wanted, again)
+	s.look(0, rollout.Outcome{Action: again})
 	s.look(0, rollout.Outcome{Action: s.wanted[0]})
 	s.look(0, rollout.Outcome{Action: s.wanted[0], Readiness: rollout.Readiness{Ready: true}})
 	require.Equal(t, []rollout.ActionKind{rollout.ActSetWeights}, kinds(s.wanted))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -19,7 +20,8 @@ const simInterval = time.Second
 // generation is the life of one process with a Runner; in some worlds the next
 // begins while the last is still there.
 type world struct {
-	rng    *rand.Rand // guarded by mu once a process runs
+	seed   uint64
+	rng    *rand.Rand // of what is set before a process runs
 	people *rand.Rand // of play
 	began  time.Time
 	calm   time.Time // no faults from then on
@@ -31,12 +33,10 @@ type world struct {
 	busy   float64   // how often people do something, each second
 	store  rollout.MemoryStore
 
-	clock    sync.Mutex // guards the clock of the process
-	clockRNG *rand.Rand
-	offset   time.Duration
-	jumps    int
+	jumps []jump // of the clock of the process, in order
 
 	mu         sync.Mutex
+	dice       map[string]uint64          // how often they were drawn for calls of a name
 	gen        int                        // of the newest process
 	living     map[int]context.CancelFunc // ends those that are there, by generation
 	owner      int                        // the generation that has stored last
@@ -82,9 +82,10 @@ type simVersion struct {
 
 func newWorld(seed uint64) *world {
 	w := &world{
+		seed:     seed,
 		rng:      rand.New(rand.NewPCG(seed, 7)),
 		people:   rand.New(rand.NewPCG(seed, 9)),
-		clockRNG: rand.New(rand.NewPCG(seed, 8)),
+		dice:     map[string]uint64{},
 		began:    time.Now(),
 		versions: map[string]*simVersion{},
 		plan:     map[string]rollout.Plan{},
@@ -100,7 +101,39 @@ func newWorld(seed uint64) *world {
 	w.busy = 0.1 * float64(w.rng.IntN(2))
 	w.rivals = !w.dies && w.rng.IntN(3) == 0
 	w.mute = w.rng.IntN(10) == 0
-	return w
+	clock := rand.New(rand.NewPCG(seed, 8))
+	for at := w.began; ; {
+		at = at.Add(time.Duration(137 * clock.ExpFloat64() * float64(time.Second)))
+		if at.After(w.calm) {
+			return w
+		}
+		by := time.Duration(2+clock.IntN(5000))*simInterval + time.Millisecond
+		if clock.IntN(2) == 0 {
+			by = -by
+		}
+		w.jumps = append(w.jumps, jump{at, by})
+	}
+}
+
+// A jump is when somebody sets the clock.
+type jump struct {
+	at time.Time
+	by time.Duration
+}
+
+// drawLocked returns what decides about the next call of a name, whichever of
+// several that begin at once is the first to ask.
+func (w *world) drawLocked(gen int, name string) *rand.Rand {
+	key := fmt.Sprint(gen, " ", name)
+	w.dice[key]++
+	h := fnv.New64a()
+	h.Write([]byte(key))
+	return rand.New(rand.NewPCG(w.seed, h.Sum64()+w.dice[key]))
+}
+
+// shortly returns a random time of less than d.
+func shortly(rng *rand.Rand, d time.Duration) time.Duration {
+	return time.Duration(rng.Int64N(int64(d)))
 }
 
 func (w *world) logf(format string, args ...any) {
@@ -133,21 +166,22 @@ var errSim = errors.New("simulated")
 // call carries out a call of generation gen: it may fail before or after its
 // effect, be slow, hang with or without regard for its context, or be the
 // process's last.
-func (w *world) call(ctx context.Context, gen int, name string, effect func() error) error {
+func (w *world) call(ctx context.Context, gen int, name, version string, effect func(*rand.Rand) error) error {
 	w.mu.Lock()
+	dice := w.drawLocked(gen, name+" "+version)
 	kind := ""
-	if time.Now().Before(w.calm) && w.rng.Float64() < w.faulty {
-		kind = []string{"error", "error after", "slow", "hang", "hang, obeys", "hang, then error"}[w.rng.IntN(6)]
+	if time.Now().Before(w.calm) && dice.Float64() < w.faulty {
+		kind = []string{"error", "error after", "slow", "hang", "hang, obeys", "hang, then error"}[dice.IntN(6)]
 	}
-	delay := time.Duration(w.rng.IntN(20)) * time.Millisecond
+	delay := shortly(dice, 20*time.Millisecond)
 	if w.rivals && kind != "" && kind != "error" {
 		kind = "error after"
 	}
 	switch kind {
 	case "slow":
-		delay = time.Duration(w.rng.IntN(3000)) * time.Millisecond
+		delay = shortly(dice, 3*time.Second)
 	case "hang", "hang, then error":
-		delay = time.Duration(w.rng.IntN(90_000)) * time.Millisecond
+		delay = shortly(dice, 90*time.Second)
 	}
 	if kind != "" {
 		w.counts[name+": "+kind]++
@@ -169,15 +203,15 @@ func (w *world) call(ctx context.Context, gen int, name string, effect func() er
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.crashPoint(gen, name+" (before)")
+	w.crashPoint(gen, name+" (before)", dice)
 	if !w.alive(gen) {
 		return errSim // a dead process does nothing
 	}
 	if kind == "error" || kind == "hang, then error" {
 		return errSim
 	}
-	err := effect()
-	w.crashPoint(gen, name+" (after)")
+	err := effect(dice)
+	w.crashPoint(gen, name+" (after)", dice)
 	if !w.alive(gen) || kind == "error after" {
 		return errSim
 	}
@@ -195,12 +229,12 @@ func (w *world) late(gen int) bool {
 }
 
 // crashPoint is where the process may die.
-func (w *world) crashPoint(gen int, name string) {
+func (w *world) crashPoint(gen int, name string, dice *rand.Rand) {
 	if !w.alive(gen) {
 		return
 	}
 	w.points++
-	if w.points == w.crashAt || w.crashAt == 0 && time.Now().Before(w.calm) && w.rng.Float64() < w.crashy {
+	if w.points == w.crashAt || w.crashAt == 0 && time.Now().Before(w.calm) && dice.Float64() < w.crashy {
 		w.counts["crash"]++
 		w.logf("CRASH at %s", name)
 		w.integrate()
@@ -275,7 +309,7 @@ func (p process) Start(ctx context.Context, id string) error {
 		v.held = map[string]time.Duration{}
 	}
 	p.w.mu.Unlock()
-	return p.w.call(ctx, p.gen, "start", func() error {
+	return p.w.call(ctx, p.gen, "start", id, func(*rand.Rand) error {
 		if !v.running {
 			v.running, v.crashed, v.started = true, false, time.Now()
 		}
@@ -285,7 +319,7 @@ func (p process) Start(ctx context.Context, id string) error {
 
 func (p process) Ready(ctx context.Context, id string) (rollout.Readiness, error) {
 	var r rollout.Readiness
-	err := p.w.call(ctx, p.gen, "ready", func() error {
+	err := p.w.call(ctx, p.gen, "ready", id, func(*rand.Rand) error {
 		v := p.w.version(id)
 		now := time.Now()
 		r.Ready = v.running && now.Sub(v.started) >= v.startup && !(now.After(v.unready[0]) && now.Before(v.unready[1]))
@@ -330,7 +364,7 @@ func (p process) SetWeights(ctx context.Context, weights rollout.Weights) error 
 		}
 	}
 	w.mu.Unlock()
-	return w.call(ctx, p.gen, "set weights", func() error {
+	return w.call(ctx, p.gen, "set weights", "", func(*rand.Rand) error {
 		if weights.Revision < w.weights.Revision {
 			w.counts["weights fenced"]++
 			return nil
@@ -436,7 +470,7 @@ func (p process) Stop(ctx context.Context, id string, drain time.Duration) error
 		v.stopCalled = true
 	}
 	w.mu.Unlock()
-	return w.call(ctx, p.gen, "stop", func() error {
+	return w.call(ctx, p.gen, "stop", id, func(*rand.Rand) error {
 		w.integrate()
 		if v.stopCalled { // else another attempt has begun
 			v.running = false
@@ -449,7 +483,7 @@ func (p process) Stop(ctx context.Context, id string, drain time.Duration) error
 
 func (p process) Stats(ctx context.Context) (map[string]rollout.Traffic, error) {
 	traffic := map[string]rollout.Traffic{}
-	err := p.w.call(ctx, p.gen, "stats", func() error {
+	err := p.w.call(ctx, p.gen, "stats", "", func(*rand.Rand) error {
 		p.w.integrate()
 		for id, v := range p.w.versions {
 			traffic[id] = rollout.Traffic{Requests: uint64(v.requests), Failures: uint64(v.failures)}
@@ -460,7 +494,7 @@ func (p process) Stats(ctx context.Context) (map[string]rollout.Traffic, error) 
 }
 
 func (p process) Load(ctx context.Context, app string) (value []byte, version uint64, err error) {
-	err = p.w.call(ctx, p.gen, "store", func() error {
+	err = p.w.call(ctx, p.gen, "store", "", func(*rand.Rand) error {
 		value, version, err = p.w.store.Load(ctx, app)
 		return err
 	})
@@ -468,7 +502,7 @@ func (p process) Load(ctx context.Context, app string) (value []byte, version ui
 }
 
 func (p process) CompareAndSwap(ctx context.Context, app string, expected uint64, value []byte) (version uint64, err error) {
-	err = p.w.call(ctx, p.gen, "store", func() error {
+	err = p.w.call(ctx, p.gen, "store", "", func(*rand.Rand) error {
 		version, err = p.w.store.CompareAndSwap(context.Background(), app, expected, value)
 		if err == nil && p.w.owner != p.gen {
 			p.w.lost[p.w.owner] = time.Now()
@@ -482,8 +516,8 @@ func (p process) CompareAndSwap(ctx context.Context, app string, expected uint64
 
 // gate lets a version pass now and then, and has no opinion otherwise.
 func (p process) gate(ctx context.Context, s rollout.State) (j rollout.Judgement, err error) {
-	err = p.w.call(ctx, p.gen, "gate", func() error {
-		if p.w.rng.IntN(10) == 0 {
+	err = p.w.call(ctx, p.gen, "gate", "", func(dice *rand.Rand) error {
+		if dice.IntN(10) == 0 {
 			j.Verdict = rollout.Pass
 			p.w.version(s.Plan.Version).passed = true
 		}
@@ -494,18 +528,14 @@ func (p process) gate(ctx context.Context, s rollout.State) (j rollout.Judgement
 
 // now is the clock of the process, which somebody sets now and then.
 func (p process) now() time.Time {
-	w := p.w
-	w.clock.Lock()
-	defer w.clock.Unlock()
-	if time.Now().Before(w.calm) && w.clockRNG.IntN(500) == 0 {
-		jump := time.Duration(2+w.clockRNG.IntN(5000))*simInterval + time.Millisecond
-		if w.clockRNG.IntN(2) == 0 {
-			jump = -jump
+	now := time.Now()
+	clock := now
+	for _, j := range p.w.jumps {
+		if !now.Before(j.at) {
+			clock = clock.Add(j.by)
 		}
-		w.offset += jump
-		w.jumps++
 	}
-	return time.Now().Add(w.offset).Round(0)
+	return clock.Round(0)
 }
 
 // boot begins a process.
