@@ -67,8 +67,7 @@ func TestKillReplica(t *testing.T) {
 		t.Run(tt.flags, func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			flags := append(strings.Fields(tt.flags), "-placement", "component", "-log-level", "off",
-				h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+			flags := append(strings.Fields(tt.flags), "-placement", "component", "-log-level", "off", h.app(t, "shop"))
 			d := h.deploy(t, tt.multi, flags...)
 			address := d.ready(t, "shop")
 			l := startLoad(t, address+"/api/visit?user=u%d", 100)
@@ -108,8 +107,7 @@ func TestKillUnretriable(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi", "-replicas", "3", "-log-level", "off",
-		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d := h.deploy(t, "multi", "-replicas", "3", "-log-level", "off", h.app(t, "shop"))
 	address := d.ready(t, "shop")
 	l := startRequests(t, 100, func(ctx context.Context, n int) (*http.Request, error) {
 		return http.NewRequestWithContext(ctx, "POST", fmt.Sprintf("%s/api/orders?user=u%d&product=gingham-towel", address, n), nil)
@@ -143,8 +141,7 @@ func TestStopped(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi-raced", "-replicas", "3", "-log-level", "off",
-		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d := h.deploy(t, "multi-raced", "-replicas", "3", "-log-level", "off", h.app(t, "shop"))
 	address := d.ready(t, "shop")
 	before := look(d.status(t))
 	victims := []string{"main/1", "shop.Cart/1", "shop.Catalog/2", "shop.Payment/3"}
@@ -191,8 +188,7 @@ func TestStoppedInTheEnd(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi", "-log-level", "off",
-		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "collatz"))))
+	d := h.deploy(t, "multi", "-log-level", "off", h.app(t, "collatz"))
 	d.ready(t, "collatz")
 	if err := syscall.Kill(look(d.status(t))["collatz.Odd/1"].pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -206,7 +202,7 @@ func TestSlowIsKept(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi", "-log-level", "off", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d := h.deploy(t, "multi", "-log-level", "off", h.app(t, "shop"))
 	d.ready(t, "shop")
 	const slow = "shop.Stats/1"
 	before := look(d.status(t))
@@ -245,7 +241,7 @@ func TestMostStopped(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi-raced", "-log-level", "off", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d := h.deploy(t, "multi-raced", "-log-level", "off", h.app(t, "shop"))
 	address := d.ready(t, "shop")
 	before := look(d.status(t))
 	victims := slices.Sorted(maps.Keys(before))[:len(before)/2+1]
@@ -283,7 +279,7 @@ func TestBadBackend(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	d := h.deploy(t, "multi", "-replicas", "3", "-log-level", "off",
-		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n[\"github.com/ServiceWeaver/weaver/Main\"]\ndebug_endpoints = true\n", program(t, "shop"))))
+		h.app(t, "shop", `["github.com/ServiceWeaver/weaver/Main"]`, "debug_endpoints = true"))
 	address := d.ready(t, "shop")
 	// answering returns which replicas of main answered some requests.
 	answering := func() map[string]bool {
