@@ -268,15 +268,7 @@ func testRequestTimeoutUpload(t *testing.T, w way, known, trickles bool) {
 		req.ContentLength = 100_000
 	}
 	c := w.client(t)
-	got := in(func() (answer, error) {
-		resp, err := c.Do(req)
-		if err != nil {
-			return answer{}, err
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		return answer{resp.StatusCode, resp.Header, string(b)}, err
-	})
+	got := in(func() (answer, error) { return whole(c.Do(req)) })
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		pw.Write([]byte("begin"))
