@@ -354,7 +354,7 @@ func TestOverrideEmpty(t *testing.T) {
 
 		r.SetBackends(nil)
 		held := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "", "Version", "v2") })
-		time.Sleep(20 * time.Millisecond) // it waits
+		soon(t, r.Awaited)
 		require.NoError(t, gone.Close(t.Context()))
 		r.Pool("v2").SetBackends([]string{preview.addr})
 		require.Equal(t, "preview", receive(t, held).body)
@@ -364,7 +364,7 @@ func TestOverrideEmpty(t *testing.T) {
 		require.Equal(t, "old", get(t, c, r.url("/"), "Version", "v2"))
 		require.NoError(t, r.SetSplit(proxy.Share{Pool: proxy.DefaultPool, Weight: 10_000}, proxy.Share{Pool: "v2"}))
 		held = in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "", "Version", "v2") })
-		time.Sleep(20 * time.Millisecond)
+		soon(t, r.Awaited)
 		r.Pool("v2").SetBackends([]string{preview.addr})
 		require.Equal(t, "preview", receive(t, held).body, "it is in the split, so it was waited for")
 	})
