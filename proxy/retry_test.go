@@ -392,11 +392,13 @@ func TestHoldClosed(t *testing.T) {
 // head or its answer may take.
 func TestHoldIsNoTimeout(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way) {
+		const limit = 500 * time.Millisecond // the good backend must keep to it, too
 		good := newOrigin(t, "good", nil)
-		r := newRig(t, proxy.Options{HoldTimeout: longest, HeaderTimeout: 100 * time.Millisecond, ResponseTimeout: 100 * time.Millisecond, BodyTimeout: 100 * time.Millisecond})
+		r := newRig(t, proxy.Options{HoldTimeout: longest, HeaderTimeout: limit, ResponseTimeout: limit, BodyTimeout: limit})
 		c := w.client(t)
 		held := in(func() (answer, error) { return fetch(c, "POST", r.url("/"), "body") })
-		time.Sleep(1200 * time.Millisecond) // the reaper has looked twice
+		soon(t, r.Awaited)
+		time.Sleep(2*limit + 200*time.Millisecond) // the reaper has looked after the limit
 		r.SetBackends([]string{good.addr})
 		a := receive(t, held)
 		require.NoError(t, a.err)
