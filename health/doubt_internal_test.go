@@ -53,9 +53,9 @@ func (r *rig) sleep() []*target {
 }
 
 // oversleep moves the clock to late after when Run would wake up.
-func (r *rig) oversleep(late time.Duration) []*target {
+func (r *rig) oversleep(late time.Duration) {
 	wait, _ := r.plan(r.now)
-	return r.wakeAfter(wait + late)
+	r.wakeAfter(wait + late)
 }
 
 func (r *rig) wakeAfter(d time.Duration) []*target {

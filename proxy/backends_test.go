@@ -153,8 +153,7 @@ func TestBadBackends(t *testing.T) {
 }
 
 func testBadBackend(t *testing.T, bad badBackend, slow bool) {
-	addr := rawBackend(t, func(c *net.TCPConn) {
-		br := bufio.NewReader(c)
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
 		for {
 			r, err := http.ReadRequest(br)
 			if err != nil {
@@ -279,8 +278,8 @@ func TestBackendThatAnswersEarly(t *testing.T) {
 	} {
 		for _, fields := range []string{fmt.Sprintf("Content-Length: %d\r\n", size), "Transfer-Encoding: chunked\r\n"} {
 			t.Run(after.name+"/"+fields[:8], func(t *testing.T) {
-				addr := rawBackend(t, func(c *net.TCPConn) {
-					if r, err := http.ReadRequest(bufio.NewReader(c)); err != nil || r.Method != "POST" {
+				addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+					if r, err := http.ReadRequest(br); err != nil || r.Method != "POST" {
 						return
 					}
 					says("HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nlong")(c)
@@ -326,7 +325,7 @@ func TestBackendProtocol(t *testing.T) {
 		http2    bool // what the backend speaks, and nothing else
 		want     string
 	}{{proxy.Auto, false, "HTTP/1.1"}, {proxy.HTTP1, false, "HTTP/1.1"}, {proxy.H2C, true, "HTTP/2.0"}} {
-		l := listen(t)
+		l := newListener(t)
 		srv := &http.Server{
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body) // the client tells
@@ -336,15 +335,7 @@ func TestBackendProtocol(t *testing.T) {
 		}
 		srv.Protocols.SetHTTP1(!test.http2)
 		srv.Protocols.SetUnencryptedHTTP2(test.http2)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = srv.Serve(l) // ends by Close
-		}()
-		t.Cleanup(func() {
-			srv.Close()
-			<-done
-		})
+		serveHTTP(t, l, srv)
 		t.Run(fmt.Sprint(test.protocol, test.http2), func(t *testing.T) {
 			eachWay(t, func(t *testing.T, w way) {
 				r := newRig(t, proxy.Options{BackendProtocol: test.protocol}, l.Addr().String())
@@ -364,8 +355,7 @@ func TestBackendProtocol(t *testing.T) {
 // has more is refused, and does not put its backend out of the balance unless
 // there is nothing else in a row.
 func TestLargeResponseHead(t *testing.T) {
-	addr := rawBackend(t, func(c *net.TCPConn) {
-		br := bufio.NewReader(c)
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
 		for {
 			r, err := http.ReadRequest(br)
 			if err != nil {

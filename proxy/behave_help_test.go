@@ -262,16 +262,21 @@ func newOriginAt(t testing.TB, addr, name string, h http.HandlerFunc) *origin {
 	}
 	o.srv.Protocols.SetHTTP1(true)
 	o.srv.Protocols.SetUnencryptedHTTP2(true)
+	serveHTTP(t, l, o.srv)
+	return o
+}
+
+// serveHTTP serves a listener for as long as the test takes.
+func serveHTTP(t testing.TB, l net.Listener, srv *http.Server) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		o.srv.Serve(l)
+		srv.Serve(l) // until Close
 	}()
 	t.Cleanup(func() {
-		o.srv.Close()
+		srv.Close()
 		<-ended
 	})
-	return o
 }
 
 // newRawOrigin is a backend that gives each connection to f, and closes it when
@@ -281,6 +286,7 @@ func newRawOrigin(t testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) string
 	l := newListener(t)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	ended := false
 	conns := map[net.Conn]bool{}
 	wg.Go(func() {
 		for {
@@ -290,6 +296,9 @@ func newRawOrigin(t testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) string
 			}
 			mu.Lock()
 			conns[c] = true
+			if ended { // it was accepted just before
+				c.Close()
+			}
 			mu.Unlock()
 			wg.Go(func() {
 				f(c.(*net.TCPConn), bufio.NewReader(c))
@@ -303,6 +312,7 @@ func newRawOrigin(t testing.TB, f func(c *net.TCPConn, br *bufio.Reader)) string
 	t.Cleanup(func() {
 		l.Close()
 		mu.Lock()
+		ended = true
 		for c := range conns {
 			c.Close()
 		}
@@ -416,7 +426,11 @@ func fetch(c *http.Client, method, url, body string, header ...string) (answer, 
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
-	resp, err := c.Do(req)
+	return whole(c.Do(req))
+}
+
+// whole reads an answer to its end, if the client got one.
+func whole(resp *http.Response, err error) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
@@ -454,11 +468,9 @@ func say(t testing.TB, c net.Conn, format string, args ...any) {
 // hear reads a response.
 func hear(t testing.TB, br *bufio.Reader) answer {
 	t.Helper()
-	resp, err := http.ReadResponse(br, nil)
+	a, err := whole(http.ReadResponse(br, nil))
 	require.NoError(t, err)
-	b, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	return answer{resp.StatusCode, resp.Header, string(b)}
+	return a
 }
 
 // closes requires that the peer closes the connection, and says nothing more.

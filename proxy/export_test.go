@@ -35,6 +35,15 @@ func (p *Proxy) Choose(key, override string) string {
 	return r.pool.name
 }
 
+// Awaited reports whether a request waits for a backend, so that the next change
+// of backends or of the split wakes it. It is for requests that began since the
+// last change.
+func (p *Proxy) Awaited() bool {
+	p.changed.mu.Lock()
+	defer p.changed.mu.Unlock()
+	return p.changed.c != nil
+}
+
 // A Balancer is the choice of backends, without requests, at times that a test
 // says.
 type Balancer struct {

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -269,8 +270,7 @@ func upgradeTo(protocol string) string {
 // switcher is a backend that switches to a protocol which echoes what it gets
 // until that ends, and then says bye.
 func switcher(t *testing.T) string {
-	return rawBackend(t, func(c *net.TCPConn) {
-		br := bufio.NewReader(c)
+	return newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
 		r, err := http.ReadRequest(br)
 		if err != nil || r.Header.Get("Upgrade") == "" {
 			return
@@ -347,8 +347,7 @@ func expect(t *testing.T, r io.Reader, want string) {
 // and can still answer.
 func TestBackendEndsUpgrade(t *testing.T) {
 	said := make(chan string, 1)
-	f := serve(t, proxy.Options{}, rawBackend(t, func(c *net.TCPConn) {
-		br := bufio.NewReader(c)
+	f := serve(t, proxy.Options{}, newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
 		if _, err := http.ReadRequest(br); err != nil {
 			return
 		}
@@ -377,8 +376,7 @@ func TestBackendEndsUpgrade(t *testing.T) {
 // TestHopByHop checks that fields which are for one hop only end there.
 func TestHopByHop(t *testing.T) {
 	var got atomic.Pointer[http.Header]
-	f := serve(t, proxy.Options{}, rawBackend(t, func(c *net.TCPConn) {
-		br := bufio.NewReader(c)
+	f := serve(t, proxy.Options{}, newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
 		for {
 			r, err := http.ReadRequest(br)
 			if err != nil {
@@ -678,7 +676,7 @@ func TestReaderThatIsSlow(t *testing.T) {
 			if encrypted {
 				opts.GetCertificate = cert
 			}
-			l := listen(t)
+			l := newListener(t)
 			if opaque {
 				l = wrapping{l, true}
 			}
@@ -856,7 +854,7 @@ func TestClientLeaves(t *testing.T) {
 			}
 			r, err := http.NewRequest("GET", scheme+f.addr, nil)
 			require.NoError(t, err)
-			ctx, cancel := contextWithCancel(t)
+			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() {
 				resp, err := transport.RoundTrip(r.WithContext(ctx))

@@ -40,11 +40,8 @@ func TestWaitingRequestsFollowTheSplit(t *testing.T) {
 				require.NoError(t, p.SetSplit(proxy.Share{Pool: "v2", Weight: 10_000}, proxy.Share{Pool: "v1"}))
 				answer := make(chan string, 1)
 				go func() { answer <- answerTo(url, "") }()
-				select {
-				case got := <-answer:
-					t.Fatalf("there was an answer: %s", got)
-				case <-time.After(50 * time.Millisecond): // it waits, or is about to
-				}
+				soon(t, func() bool { return p.Awaited() || len(answer) > 0 })
+				require.Empty(t, answer, "it must wait")
 				require.NoError(t, p.SetSplit(proxy.Share{Pool: "v2"}, proxy.Share{Pool: "v1", Weight: 10_000}))
 				assert.Equal(t, "v1", <-answer)
 			})
@@ -57,7 +54,7 @@ func TestWaitingRequestsFollowTheSplit(t *testing.T) {
 	p.Pool("v2").SetBackends(nil)
 	answer := make(chan string, 1)
 	go func() { answer <- answerTo("http://"+f.Addr(), "v2") }()
-	time.Sleep(20 * time.Millisecond) // it waits, or is about to
+	soon(t, p.Awaited)
 	require.NoError(t, p.SetSplit(proxy.Share{Pool: "v1", Weight: 10_000}, proxy.Share{Pool: "v2"}))
 	p.Pool("v2").SetBackends([]string{fresh.Listener.Addr().String()})
 	assert.Equal(t, "v2", <-answer)

@@ -108,12 +108,8 @@ func hearHTTP2(t testing.TB, br *bufio.Reader, stream uint32) h2Frame {
 	}
 }
 
-// h2OK begins the head of a response with status 200; h2BadRequest that of one
-// with 400.
-const (
-	h2OK         = 0x88
-	h2BadRequest = 0x8c
-)
+// h2OK begins the head of a response with status 200.
+const h2OK = 0x88
 
 // newHTTP2Origin is a backend of HTTP/2 that answers what it gets on a stream as f
 // says: with the bytes of frames, after which it ends the connection if end is set.

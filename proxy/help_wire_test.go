@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -37,7 +36,7 @@ const patience = 15 * time.Second
 type front struct {
 	*proxy.Proxy
 	addr string
-	log  *logLines
+	log  *notes
 	stop func() // waits until it has ended
 }
 
@@ -63,7 +62,7 @@ func serveOn(t testing.TB, addr string, opts proxy.Options, backends ...string) 
 // serveListener is serve for a listener.
 func serveListener(t testing.TB, l net.Listener, opts proxy.Options, backends ...string) *front {
 	t.Helper()
-	log := &logLines{}
+	log := &notes{}
 	if opts.ErrorLog == nil {
 		opts.ErrorLog = slog.New(slog.NewTextHandler(log, nil))
 	}
@@ -107,96 +106,11 @@ func (f *front) only(t testing.TB) proxy.BackendStatus {
 	return proxy.BackendStatus{}
 }
 
-func contextWithCancel(t testing.TB) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	return ctx, cancel
-}
-
-func listen(t testing.TB) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	return l
-}
-
-// logLines keeps what is logged.
-type logLines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-// rawBackend serves each connection with f, until the test ends. It returns its
-// address.
-func rawBackend(t testing.TB, f func(c *net.TCPConn)) string {
-	t.Helper()
-	l := listen(t)
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		ended bool
-		conns []net.Conn
-	)
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, c)
-			if ended {
-				c.Close()
-			}
-			mu.Unlock()
-			wg.Go(func() {
-				defer c.Close()
-				f(c.(*net.TCPConn))
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		ended = true
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return l.Addr().String()
-}
-
-// httpBackend serves h, HTTP/1.1 and HTTP/2 without TLS, until the test ends.
+// httpBackend serves h, HTTP/1.1 and HTTP/2 without TLS, until the test ends. It
+// returns its address.
 func httpBackend(t testing.TB, h http.HandlerFunc) string {
 	t.Helper()
-	l := listen(t)
-	srv := &http.Server{Handler: h, Protocols: new(http.Protocols)}
-	srv.Protocols.SetHTTP1(true)
-	srv.Protocols.SetUnencryptedHTTP2(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l)
-	}()
-	t.Cleanup(func() {
-		srv.Close()
-		<-done
-	})
-	return l.Addr().String()
+	return newOrigin(t, "", h).addr
 }
 
 // dial connects to the proxy. All that is done on the connection must be done in
@@ -287,12 +201,11 @@ type recorder struct {
 
 func newRecorder(t testing.TB) *recorder {
 	r := &recorder{}
-	r.addr = rawBackend(t, r.serve)
+	r.addr = newRawOrigin(t, r.serve)
 	return r
 }
 
-func (r *recorder) serve(c *net.TCPConn) {
-	br := bufio.NewReader(c)
+func (r *recorder) serve(c *net.TCPConn, br *bufio.Reader) {
 	for {
 		s, err := readStrictly(br)
 		r.mu.Lock()

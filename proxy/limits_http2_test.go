@@ -33,15 +33,7 @@ func TestBodyTimeoutHTTP2(t *testing.T) {
 					req, err := http.NewRequest(method, r.url("/"), pr)
 					require.NoError(t, err)
 					req.ContentLength = size
-					got := in(func() (answer, error) {
-						resp, err := c.Do(req)
-						if err != nil {
-							return answer{}, err
-						}
-						defer resp.Body.Close()
-						b, err := io.ReadAll(resp.Body)
-						return answer{resp.StatusCode, resp.Header, string(b)}, err
-					})
+					got := in(func() (answer, error) { return whole(c.Do(req)) })
 					pw.Write(make([]byte, size/2))
 					var a result
 					for waiting := true; waiting; {
@@ -73,15 +65,7 @@ func TestOpenBodyTimeoutHTTP2(t *testing.T) {
 	c := h2Way.client(t)
 	pr, pw := io.Pipe()
 	defer pw.Close()
-	got := in(func() (answer, error) {
-		resp, err := c.Post(r.url("/"), "text/plain", pr)
-		if err != nil {
-			return answer{}, err
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		return answer{resp.StatusCode, resp.Header, string(b)}, err
-	})
+	got := in(func() (answer, error) { return whole(c.Post(r.url("/"), "text/plain", pr)) })
 	pw.Write([]byte("x"))
 	a := receive(t, got)
 	require.NoError(t, a.err)
@@ -112,15 +96,7 @@ func TestSlowBodyHTTP2(t *testing.T) {
 
 	for path, kind := range map[string]string{"/begun": "text/plain", "/": "application/grpc"} {
 		pr, pw := io.Pipe()
-		got := in(func() (answer, error) {
-			resp, err := c.Post(r.url(path), kind, pr)
-			if err != nil {
-				return answer{}, err
-			}
-			defer resp.Body.Close()
-			b, err := io.ReadAll(resp.Body)
-			return answer{resp.StatusCode, resp.Header, string(b)}, err
-		})
+		got := in(func() (answer, error) { return whole(c.Post(r.url(path), kind, pr)) })
 		pw.Write([]byte("x"))
 		time.Sleep(limit + limit/3)
 		pw.Close()

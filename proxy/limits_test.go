@@ -137,14 +137,14 @@ func TestNewConnection(t *testing.T) {
 	const limit = 2 * time.Second
 	r := newRig(t, proxy.Options{HeaderTimeout: limit}, newOrigin(t, "it", nil).addr)
 	time.Sleep(limit + 100*time.Millisecond)
-	for tries := 0; ; tries++ {
-		require.Less(t, tries, 5, "this machine is too busy")
+	for {
 		began := time.Now()
 		c, br := open(t, r.addr)
 		time.Sleep(limit / 2) // the reaper has looked
 		_, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		if time.Since(began) > limit {
-			continue // it came too late
+		if time.Since(began) > limit*3/4 {
+			c.Close()
+			continue // this machine was busy: the proxy may get it too late
 		}
 		require.NoError(t, err)
 		require.Equal(t, 200, hear(t, br).status)
@@ -246,11 +246,13 @@ func TestRequestTimeout(t *testing.T) {
 			}
 		}
 		t.Run("next", func(t *testing.T) { // it begins anew with each request
-			r := newRig(t, proxy.Options{RequestTimeout: 600 * time.Millisecond}, newOrigin(t, "it", nil).addr)
+			const limit = 1500 * time.Millisecond // which one of them does not take on a slow machine
+			r := newRig(t, proxy.Options{RequestTimeout: limit}, newOrigin(t, "it", nil).addr)
 			c := w.client(t)
-			for range 4 {
+			get(t, c, r.url("/"))
+			for began := time.Now(); time.Since(began) < limit; {
+				time.Sleep(limit / 3)
 				get(t, c, r.url("/"))
-				time.Sleep(300 * time.Millisecond)
 			}
 		})
 	})
@@ -268,15 +270,7 @@ func testRequestTimeoutUpload(t *testing.T, w way, known, trickles bool) {
 		req.ContentLength = 100_000
 	}
 	c := w.client(t)
-	got := in(func() (answer, error) {
-		resp, err := c.Do(req)
-		if err != nil {
-			return answer{}, err
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		return answer{resp.StatusCode, resp.Header, string(b)}, err
-	})
+	got := in(func() (answer, error) { return whole(c.Do(req)) })
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		pw.Write([]byte("begin"))

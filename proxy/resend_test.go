@@ -220,13 +220,10 @@ func TestRefusedElsewhere(t *testing.T) {
 							if req.GetBody = nil; !known {
 								req.ContentLength = -1
 							}
-							resp, err := c.Do(req)
+							got, err := whole(c.Do(req))
 							require.NoError(t, err)
-							got, err := io.ReadAll(resp.Body)
-							require.NoError(t, err)
-							resp.Body.Close()
-							require.Equal(t, 200, resp.StatusCode)
-							require.Equal(t, body, string(got))
+							require.Equal(t, 200, got.status)
+							require.Equal(t, body, got.body)
 						}
 						require.EqualValues(t, 1, seen.Load(), "then it is avoided")
 						require.EqualValues(t, 1, r.backend(bad).Requests)

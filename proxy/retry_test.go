@@ -296,7 +296,7 @@ func TestHold(t *testing.T) {
 			r := newRig(t, proxy.Options{HoldTimeout: longest})
 			c := w.client(t)
 			held := in(func() (answer, error) { return fetch(c, "POST", r.url("/"), strings.Repeat("x", size)) })
-			time.Sleep(20 * time.Millisecond)
+			soon(t, r.Awaited)
 			r.SetBackends([]string{good.addr})
 			a := receive(t, held)
 			require.NoError(t, a.err)
@@ -375,14 +375,14 @@ func TestHoldClosed(t *testing.T) {
 		r := newRig(t, proxy.Options{HoldTimeout: time.Hour})
 		c := w.client(t)
 		held := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "") })
-		time.Sleep(20 * time.Millisecond)
+		soon(t, r.Awaited)
 		require.NoError(t, r.Pool(proxy.DefaultPool).Close(t.Context()))
 		r.SetBackends([]string{good.addr})
 		require.Equal(t, "good", receive(t, held).body)
 
 		r.SetBackends(nil)
 		held = in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "") })
-		time.Sleep(20 * time.Millisecond)
+		soon(t, r.Awaited)
 		r.Proxy.Close()
 		require.Equal(t, http.StatusServiceUnavailable, receive(t, held).status)
 	})
@@ -392,11 +392,13 @@ func TestHoldClosed(t *testing.T) {
 // head or its answer may take.
 func TestHoldIsNoTimeout(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way) {
+		const limit = 500 * time.Millisecond // the good backend must keep to it, too
 		good := newOrigin(t, "good", nil)
-		r := newRig(t, proxy.Options{HoldTimeout: longest, HeaderTimeout: 100 * time.Millisecond, ResponseTimeout: 100 * time.Millisecond, BodyTimeout: 100 * time.Millisecond})
+		r := newRig(t, proxy.Options{HoldTimeout: longest, HeaderTimeout: limit, ResponseTimeout: limit, BodyTimeout: limit})
 		c := w.client(t)
 		held := in(func() (answer, error) { return fetch(c, "POST", r.url("/"), "body") })
-		time.Sleep(1200 * time.Millisecond) // the reaper has looked twice
+		soon(t, r.Awaited)
+		time.Sleep(2*limit + 200*time.Millisecond) // the reaper has looked after the limit
 		r.SetBackends([]string{good.addr})
 		a := receive(t, held)
 		require.NoError(t, a.err)

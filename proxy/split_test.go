@@ -354,7 +354,7 @@ func TestOverrideEmpty(t *testing.T) {
 
 		r.SetBackends(nil)
 		held := in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "", "Version", "v2") })
-		time.Sleep(20 * time.Millisecond) // it waits
+		soon(t, r.Awaited)
 		require.NoError(t, gone.Close(t.Context()))
 		r.Pool("v2").SetBackends([]string{preview.addr})
 		require.Equal(t, "preview", receive(t, held).body)
@@ -364,7 +364,7 @@ func TestOverrideEmpty(t *testing.T) {
 		require.Equal(t, "old", get(t, c, r.url("/"), "Version", "v2"))
 		require.NoError(t, r.SetSplit(proxy.Share{Pool: proxy.DefaultPool, Weight: 10_000}, proxy.Share{Pool: "v2"}))
 		held = in(func() (answer, error) { return fetch(c, "GET", r.url("/"), "", "Version", "v2") })
-		time.Sleep(20 * time.Millisecond)
+		soon(t, r.Awaited)
 		r.Pool("v2").SetBackends([]string{preview.addr})
 		require.Equal(t, "preview", receive(t, held).body, "it is in the split, so it was waited for")
 	})
@@ -381,14 +381,18 @@ func TestSplitQuiet(t *testing.T) {
 	c := fastWay.client(t)
 	crowd := newCrowd(t, 16, func(int) error { _, err := fetch(c, "GET", r.url("/"), ""); return err })
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+		before := r.pool("a").Requests
 		require.NoError(t, r.SetSplit(proxy.Share{Pool: "a", Weight: 5000}, proxy.Share{Pool: "b", Weight: 5000}))
-		time.Sleep(500 * time.Microsecond)
+		for r.pool("a").Requests == before {
+			require.Zero(t, crowd.failed.Load())
+			runtime.Gosched()
+		}
 		require.NoError(t, r.SetSplit(proxy.Share{Pool: "a"}, proxy.Share{Pool: "b", Weight: 10_000}))
 		for r.pool("a").Backends[0].InFlight > 0 {
 			runtime.Gosched()
 		}
 		n := r.pool("a").Requests
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // for what would come late
 		require.Equal(t, n, r.pool("a").Requests)
 	}
 	crowd.content(t)

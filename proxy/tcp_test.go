@@ -126,7 +126,7 @@ func TestTCPNoBackend(t *testing.T) {
 	r := newStreamRig(t, proxy.Options{HoldTimeout: longest})
 	c, br := open(t, r.addr)
 	say(t, c, "hello")
-	time.Sleep(10 * time.Millisecond)
+	soon(t, r.Awaited)
 	r.SetBackends([]string{newEcho(t)})
 	b := make([]byte, 5)
 	_, err := io.ReadFull(br, b)

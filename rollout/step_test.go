@@ -29,6 +29,16 @@ func newStepper(t *testing.T) *stepper {
 	return s
 }
 
+// newServing returns a stepper of which v1 has all traffic.
+func newServing(t *testing.T) *stepper {
+	t.Helper()
+	s := newStepper(t)
+	s.submit("v1", rollout.AllAtOnce())
+	s.run()
+	require.Equal(t, rollout.Succeeded, s.state.Phase)
+	return s
+}
+
 func (s *stepper) submit(version string, p rollout.Plan) {
 	p = plan(version, p)
 	s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
@@ -63,9 +73,7 @@ func (s *stepper) run() {
 // The last look at which the old version is kept is the one at which the new one
 // turns out not to be ready: then it is kept.
 func TestOldVersionIsKept(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.AllAtOnce()
 	p.Steps[len(p.Steps)-1].For = 2 * time.Second
 	s.submit("v2", p)
@@ -84,9 +92,7 @@ func TestOldVersionIsKept(t *testing.T) {
 
 // What a bake counts, look by look.
 func TestWhatCounts(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	s.submit("v2", rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute)))
 	s.run()
 	require.Equal(t, rollout.KindBake, s.state.Plan.Steps[s.state.Step].Kind)
@@ -131,9 +137,7 @@ func TestWhatCounts(t *testing.T) {
 // A call that sets weights, was left behind and returns late may have undone a
 // newer one: what is wanted is sent once more, under a revision of its own.
 func TestLateWeights(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	s.submit("v2", rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute)))
 	for s.state.Weights.Most("v2") == 0 {
 		s.look(0)
@@ -166,9 +170,7 @@ func TestLateWeights(t *testing.T) {
 // process dies then, nobody else knows that the call may have had its effect: so
 // the version stays on the list of those to stop.
 func TestHungStart(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	s.submit("v2", rollout.AllAtOnce())
 	s.look(0)
 	start := rollout.Action{Kind: rollout.ActStart, Version: "v2"}
@@ -205,9 +207,7 @@ func TestHungStart(t *testing.T) {
 // A call to stop a version that has not returned, for whatever reason, could stop
 // the next attempt: that does not start before it has.
 func TestStopLeftBehind(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	s.submit("v2", rollout.Canary(rollout.Pause()))
 	s.run()
 	s.command(rollout.Command{Kind: rollout.CommandAbort})
@@ -280,9 +280,7 @@ func TestNoListeners(t *testing.T) {
 // What is watched pauses the rollout while a gate is asked: who resumes has
 // decided about what was watched, and not about the gate.
 func TestAWatchPausesAtAGate(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.Canary(rollout.SetWeight(50), rollout.Gate("person", time.Hour))
 	p.Watch = &rollout.Analysis{OnFail: rollout.ThenPause}
 	s.submit("v2", p)
@@ -326,9 +324,7 @@ func TestPromoteAfterAPause(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStepper(t)
-			s.submit("v1", rollout.AllAtOnce())
-			s.run()
+			s := newServing(t)
 			s.submit("v2", rollout.Plan{Steps: []rollout.Step{rollout.StartVersion(), rollout.WaitReady(),
 				rollout.Promote(), rollout.Pause(), rollout.StopOld(0)}})
 			s.run()
@@ -365,9 +361,7 @@ func TestBackoffDoesNotOverflow(t *testing.T) {
 // Over many windows the weights of the times at which counting starts stay what
 // they were: the oldest windows are left out, and the others not renamed.
 func TestWindowsKeepTheirNumbers(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(24*time.Hour))
 	p.Watch = &rollout.Analysis{}
 	s.submit("v2", p)
@@ -398,9 +392,7 @@ func TestWindowsKeepTheirNumbers(t *testing.T) {
 func TestSharesThatRiseByAndBy(t *testing.T) {
 	failed := func(seed uint64, spike, worse float64) (bool, time.Duration) {
 		rng := rand.New(rand.NewPCG(seed, 13))
-		s := newStepper(t)
-		s.submit("v1", rollout.AllAtOnce())
-		s.run()
+		s := newServing(t)
 		p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(5*time.Minute))
 		p.Sticky, p.Watch = true, &rollout.Analysis{}
 		s.submit("v2", p)
@@ -508,9 +500,7 @@ func TestVersions(t *testing.T) {
 // starts, while it is not ready and has no weight, while the weights are not
 // applied.
 func TestRestartsCountAtAllTimes(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
 	p.Watch = &rollout.Analysis{MaxRestarts: 3}
 	s.submit("v2", p)
@@ -559,9 +549,7 @@ func TestRestartsCountAtAllTimes(t *testing.T) {
 // What was asked while the version still had its weight belongs to the window of
 // that weight, though the answer comes after that has ended.
 func TestTheEndOfAWindowIsSeen(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
 	p.Watch = &rollout.Analysis{MinSuccess: 0.9, LimitsOnly: true}
 	s.submit("v2", p)
@@ -585,9 +573,7 @@ func TestTheEndOfAWindowIsSeen(t *testing.T) {
 
 // The verdicts end with the promotion: from then on only a person goes back.
 func TestNoVerdictAfterPromotion(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Second))
 	p.Steps[len(p.Steps)-1].For = time.Hour
 	p.Watch = &rollout.Analysis{}
@@ -607,9 +593,7 @@ func TestNoVerdictAfterPromotion(t *testing.T) {
 // Weights that take all traffic from a version that is not ready any more are on the
 // way back, too, though the rollout is not: they do not wait for the store.
 func TestUnreadyIsBack(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	s.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
 	s.run()
 	back := func() bool {
@@ -631,9 +615,7 @@ func TestUnreadyIsBack(t *testing.T) {
 // What counts for the progress deadline: each step, and each time that it gets on,
 // begins anew.
 func TestStalled(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	p := rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute), rollout.SetWeight(50), rollout.Bake(time.Minute))
 	p.ProgressDeadline = 10 * time.Second
 	s.submit("v2", p)
@@ -679,9 +661,7 @@ func TestWatchWhilePaused(t *testing.T) {
 		rollout.ThenContinue: rollout.Paused,
 	} {
 		t.Run(rule.String(), func(t *testing.T) {
-			s := newStepper(t)
-			s.submit("v1", rollout.AllAtOnce())
-			s.run()
+			s := newServing(t)
 			p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
 			p.Watch = &rollout.Analysis{OnFail: rule}
 			s.submit("v2", p)
@@ -706,9 +686,7 @@ func TestWatchWhilePaused(t *testing.T) {
 // The way back waits for the stable version only after a restart: one that was up in
 // this process gets the traffic at once, whatever is known of it.
 func TestWayBackAndTheStableVersion(t *testing.T) {
-	s := newStepper(t)
-	s.submit("v1", rollout.AllAtOnce())
-	s.run()
+	s := newServing(t)
 	s.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
 	s.run()
 	before := s.state
@@ -792,9 +770,7 @@ func TestWayBackOfAPromotedVersion(t *testing.T) {
 // If it is given up, or ceases to be ready, before it has everything, it does not
 // get it, though the stable one is not up either.
 func TestPromotedVersionGivenUpBeforeItsWeights(t *testing.T) {
-	promoted := newStepper(t)
-	promoted.submit("v1", rollout.AllAtOnce())
-	promoted.run()
+	promoted := newServing(t)
 	promoted.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour)))
 	promoted.run()
 	promoted.command(rollout.Command{Kind: rollout.CommandPromote})

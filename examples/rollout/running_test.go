@@ -14,25 +14,27 @@ import (
 	"github.com/weaverkit/weaverkit/envelopekit/envelopetest"
 )
 
-// fakes returns what makes deployments of a launcher whose weavelets are no
-// processes.
-func fakes(t *testing.T) (*envelopetest.Launcher, func() (*envelopekit.Deployment, error)) {
+// fake returns a version that does not run yet and is started again whenever it
+// ends, and the launcher of its weavelets, which are no processes.
+func fake(t *testing.T) (*version, *envelopetest.Launcher) {
+	t.Helper()
 	launcher := &envelopetest.Launcher{}
-	return launcher, func() (*envelopekit.Deployment, error) {
+	deploy := func() (*envelopekit.Deployment, error) {
 		return envelopekit.New(envelopetest.App("shop"), envelopekit.Options{Launcher: launcher})
 	}
+	first, err := deploy()
+	require.NoError(t, err)
+	v := newVersion(first)
+	v.wasReady, v.again, v.problem = true, deploy, func(string) {}
+	return v, launcher
 }
 
 // A version that has ended is stopped while it is about to be started again:
 // the next deployment is there already, but does not run yet.
 func TestStopBetweenTwoDeployments(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		launcher, deploy := fakes(t)
-		first, err := deploy()
-		require.NoError(t, err)
-		v := newVersion(first)
-		v.wasReady = true
-		v.problem = func(string) {}
+		v, launcher := fake(t)
+		deploy := v.again
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		v.again = func() (*envelopekit.Deployment, error) {
@@ -59,13 +61,7 @@ func TestStopBetweenTwoDeployments(t *testing.T) {
 func TestStopAtAnyTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for after := range 40 {
-			launcher, deploy := fakes(t)
-			first, err := deploy()
-			require.NoError(t, err)
-			v := newVersion(first)
-			v.wasReady = true
-			v.problem = func(string) {}
-			v.again = deploy
+			v, launcher := fake(t)
 			go v.run()
 			var crashes sync.WaitGroup
 			crashes.Go(func() {
@@ -92,11 +88,7 @@ func TestStopAtAnyTime(t *testing.T) {
 // and soon again if it ends after a long time.
 func TestRestartWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		launcher, deploy := fakes(t)
-		first, err := deploy()
-		require.NoError(t, err)
-		v := newVersion(first)
-		v.wasReady, v.again, v.problem = true, deploy, func(string) {}
+		v, launcher := fake(t)
 		go v.run()
 		down := func() time.Duration {
 			launcher.Await(t, "main", 1).Exit(0)
@@ -128,11 +120,8 @@ func TestRestartWaits(t *testing.T) {
 // total of restarts only rises.
 func TestRestartsOnlyRise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		launcher, deploy := fakes(t)
-		first, err := deploy()
-		require.NoError(t, err)
-		v := newVersion(first)
-		v.wasReady, v.again, v.problem = true, deploy, func(string) {}
+		v, launcher := fake(t)
+		first := v.deployment
 		restarts := func() uint64 {
 			synctest.Wait()
 			v.mu.Lock()

@@ -232,7 +232,7 @@ func TestQuick(t *testing.T) {
 		t.Run(tt.app.name, func(t *testing.T) {
 			t.Parallel()
 			h := newHome(t)
-			file := h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, tt.app.name)))
+			file := h.app(t, tt.app.name)
 			d := h.deploy(t, "multi", append(tt.flags, file)...)
 			tt.app.works(t, d.ready(t, tt.app.listener))
 			d.stops(t)

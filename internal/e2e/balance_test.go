@@ -15,7 +15,7 @@ func TestLoadEvensOut(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi", "-log-level", "off", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d := h.deploy(t, "multi", "-log-level", "off", h.app(t, "shop"))
 	address := d.ready(t, "shop")
 	if _, stderr, status := d.multi(t, "scale", "shop.Cart", "4"); status != 0 {
 		t.Fatal(stderr)

@@ -32,7 +32,7 @@ func TestCommands(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d := h.deploy(t, "multi-raced", h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop"))))
+	d := h.deploy(t, "multi-raced", h.app(t, "shop"))
 	address := d.ready(t, "shop")
 	run := func(args ...string) string {
 		t.Helper()
@@ -226,8 +226,8 @@ func TestBadInput(t *testing.T) {
 		}
 	})
 	t.Run("refused section", func(t *testing.T) {
-		shop := fmt.Sprintf("[serviceweaver]\nbinary = %q\n[%q]\n", program(t, "shop"), "github.com/weaverkit/weaverkit/examples/shop/Cart")
-		_, err, status := h.multi(t, "deploy", h.config(t, shop+"error_percent = 500\n"))
+		file := h.app(t, "shop", `["github.com/weaverkit/weaverkit/examples/shop/Cart"]`, "error_percent = 500")
+		_, err, status := h.multi(t, "deploy", file)
 		if status != 1 || !strings.Contains(err, "\nmulti: deploy shop: group shop.Cart failed 3 times in a row: component shop.Cart cannot be made: section") || !strings.HasSuffix(err, "error_percent = 500: want 0 to 100\n") {
 			t.Errorf("exit status %d:\n%s", status, err)
 		}

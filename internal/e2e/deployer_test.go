@@ -79,11 +79,18 @@ func (h *home) config(t *testing.T, text string) string {
 	return file
 }
 
+// app writes a configuration of an application, with more lines if there are any,
+// and returns its path.
+func (h *home) app(t *testing.T, name string, more ...string) string {
+	t.Helper()
+	return h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n%s\n", program(t, name), strings.Join(more, "\n")))
+}
+
 // misfit writes a configuration of the application that misbehaves in the given
 // way, and returns its path.
 func (h *home) misfit(t *testing.T, way string) string {
 	t.Helper()
-	return h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\nenv = [%q]\n", program(t, "misfit"), "MISFIT="+way))
+	return h.app(t, "misfit", fmt.Sprintf("env = [%q]", "MISFIT="+way))
 }
 
 // processes returns the live processes that have inherited the home's mark.
@@ -175,6 +182,13 @@ func (h *home) start(t *testing.T, program string, args ...string) *deployer {
 func (d *deployer) ready(t *testing.T, listener string) string {
 	t.Helper()
 	d.says(t, &d.err, "ready; ctrl-C stops it")
+	return d.listening(t, listener)
+}
+
+// listening waits until the deployer says where the listener is.
+func (d *deployer) listening(t *testing.T, listener string) string {
+	t.Helper()
+	d.says(t, &d.out, "listener "+listener+" ")
 	line := regexp.MustCompile(`(?m)^listener ` + listener + ` (http://\S+)$`)
 	eventually(t, "the deployer says where listener "+listener+" is", func() bool { return line.MatchString(d.out.String()) })
 	return line.FindStringSubmatch(d.out.String())[1]

@@ -57,15 +57,6 @@ func (h *home) rollingDeploy(t *testing.T, program string) *rolling {
 	return r
 }
 
-// listening waits until the deployer says where the listener is.
-func (d *deployer) listening(t *testing.T, listener string) string {
-	t.Helper()
-	line := regexp.MustCompile(`(?m)^listener ` + listener + ` (http://\S+)$`)
-	d.says(t, &d.out, "listener "+listener)
-	eventually(t, "the deployer says where the listener is", func() bool { return line.MatchString(d.out.String()) })
-	return line.FindStringSubmatch(d.out.String())[1]
-}
-
 // shopVersion writes the configuration of a version of the shop, of whose
 // requests a percentage fails, and returns its path.
 func (h *home) shopVersion(t *testing.T, version string, errors int) string {
@@ -716,8 +707,8 @@ func TestRolloutStops(t *testing.T) {
 	r.stops(t)
 
 	port := freePort(t)
-	d := h.start(t, program(t, "rollout-raced"), "deploy", "-state", filepath.Join(h.dir, "state2"), h.config(t, fmt.Sprintf(
-		"[serviceweaver]\nbinary = %q\nenv = [\"MISFIT=block stop\"]\n[rollout]\nlisteners.misfit = {address = \"localhost:%d\"}\n", program(t, "misfit"), port)))
+	d := h.start(t, program(t, "rollout-raced"), "deploy", "-state", filepath.Join(h.dir, "state2"), h.app(t, "misfit",
+		`env = ["MISFIT=block stop"]`, "[rollout]", fmt.Sprintf(`listeners.misfit = {address = "localhost:%d"}`, port)))
 	if address := d.listening(t, "misfit"); !strings.HasSuffix(address, fmt.Sprintf(":%d", port)) {
 		t.Errorf("the listener is at %s, want port %d", address, port)
 	}

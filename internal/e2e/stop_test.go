@@ -50,8 +50,7 @@ func TestStop(t *testing.T) {
 			t.Run(app.name+", "+tt.name, func(t *testing.T) {
 				t.Parallel()
 				h := newHome(t)
-				d := h.deploy(t, "multi-raced", "-replicas", "2", "-log-level", "off",
-					h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, app.name))))
+				d := h.deploy(t, "multi-raced", "-replicas", "2", "-log-level", "off", h.app(t, app.name))
 				l := startLoad(t, d.ready(t, app.listener)+"/?x=27", 50)
 				l.answered(t, 10)
 				tt.stop(t, d)
@@ -109,7 +108,7 @@ func TestKillDeployer(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	file := h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "shop")))
+	file := h.app(t, "shop")
 	d := h.deploy(t, "multi", file)
 	d.ready(t, "shop")
 	if n := len(h.processes()); n != 1+shop.groups {
@@ -132,8 +131,7 @@ func TestTerminal(t *testing.T) {
 	full(t)
 	t.Parallel()
 	h := newHome(t)
-	d, terminal, read := h.startInTerminal(t, program(t, "multi"), "deploy",
-		h.config(t, fmt.Sprintf("[serviceweaver]\nbinary = %q\n", program(t, "collatz"))))
+	d, terminal, read := h.startInTerminal(t, program(t, "multi"), "deploy", h.app(t, "collatz"))
 	d.says(t, &d.err, "ready; ctrl-C stops it")
 	d.says(t, &d.err, "\r\x1b[Kcollatz: 3 of 3 replicas serve")
 	if _, err := terminal.Write([]byte{3}); err != nil {
