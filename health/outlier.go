@@ -24,7 +24,8 @@ const (
 // defaults are those of Envoy's outlier detection; LatencyFactor is an addition.
 // Targets are compared with those of their group. Requests to a target that is not
 // ready do not count. A rule is switched off by a negative value of the field that
-// says so; no other may be negative.
+// says so; no other may be negative. Interval is at least 1 ms, LatencyFactor more
+// than 1, and what is per cent at most 100.
 type Outlier struct {
 	// Consecutive5xx is how many requests in a row must end other than in
 	// Success. Zero means 5; a negative value switches it off.

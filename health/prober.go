@@ -33,7 +33,8 @@ type Prober struct {
 	more    chan struct{}   // closed when there is a change; nil if nobody waits
 }
 
-// New returns a prober. Nothing is checked before [Prober.Run].
+// New returns a prober. Nothing is checked before [Prober.Run]. An error names the
+// field of opts that is wrong.
 func New(opts Options) (*Prober, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -44,8 +45,8 @@ func New(opts Options) (*Prober, error) {
 
 func (p *Prober) now() instant { return time.Since(p.epoch) }
 
-// Add begins to watch a target. The error names the target, and the field that
-// is wrong.
+// Add begins to watch a target. The error names the target, and the field that is
+// wrong, or wraps [ErrDuplicate].
 func (p *Prober) Add(t Target) error {
 	p.mu.Lock()
 	err := p.core.add(t, p.now())

@@ -39,7 +39,8 @@ type RestartHistory struct {
 
 // Next returns what to do about a target that ended, or was called dead, at
 // now, after it had been healthy for the given time: wait that long and restart
-// it, or, with an error that wraps [ErrGaveUp], leave it. random is in [0,1),
+// it, or, with an error that wraps [ErrGaveUp], leave it; another error names a field of
+// r that is wrong. random is in [0,1),
 // as of [math/rand/v2.Float64]. The history that it returns is that of the next
 // call. It depends on nothing but its arguments.
 func (r Restart) Next(h RestartHistory, now time.Time, healthy time.Duration, random float64) (RestartHistory, time.Duration, error) {

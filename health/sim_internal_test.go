@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,14 @@ func TestDetectionTable(t *testing.T) {
 	}
 	stutter := func(at instant) bool { return at > event && at < 2*event && at%(400*ms) < 200*ms }
 
+	realSeeds := uint64(6) // of the scenes in which a target dies
+	if s := os.Getenv("HEALTH_SEEDS"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("HEALTH_SEEDS: %v", err)
+		}
+		realSeeds = n
+	}
 	var table strings.Builder
 	for _, c := range []struct {
 		name    string
@@ -195,7 +204,7 @@ func TestDetectionTable(t *testing.T) {
 			var detected [2]instant
 			seeds := uint64(2)
 			if c.real {
-				seeds = 6
+				seeds = realSeeds
 			}
 			for seed := range seeds {
 				for k, plain := range []bool{true, false} {
@@ -230,6 +239,9 @@ func TestDetectionTable(t *testing.T) {
 		}
 	}
 	t.Log("\n" + table.String())
+	if realSeeds != 6 {
+		return // the published table has those
+	}
 	published, err := os.ReadFile("BENCHMARKS.md")
 	if err != nil {
 		t.Fatal(err)

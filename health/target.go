@@ -25,7 +25,8 @@ type Target struct {
 //
 // An error says that the target did not answer, or not sensibly. A result says
 // that it did, and so that it lives. The check must return when ctx ends, which
-// it does after Policy.Timeout, or when the target is removed. One that does
+// it does after Policy.Timeout, or up to twice that while the prober is late, or when
+// the target is removed. One that does
 // not return is left alone in its goroutine and counts as a failure each period;
 // it is never started a second time meanwhile. A panic is a failure, too, and so is
 // the end of its goroutine by runtime.Goexit.

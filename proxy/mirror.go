@@ -76,7 +76,7 @@ func (s *mirrorStats) wait() {
 // besides the one that answers them, bodies included. The answers are dropped.
 // Requests that go to that pool anyway, and those that switch protocols, are not
 // mirrored. A copy that cannot be sent at once, because 256 others are under way,
-// or whose body is larger than 256 KiB, is dropped and counted. Copies are sent
+// or whose body is larger than 256 KiB, is dropped and counted; one may take 30 s. Copies are sent
 // once; for the choice within their pool they count as other requests do.
 //
 // There is one mirror at a time: each call replaces the last one. The pool is made

@@ -17,7 +17,8 @@ type Options struct {
 	// means PeakEWMA.
 	Balance Balance
 
-	// HashBy is what Balance hashes if it is Hash; then it must be set.
+	// HashBy is what Balance hashes if it is Hash; then it must be set, and not to
+	// ByIssuedCookie.
 	HashBy Key
 
 	// Sticky is what keeps a client in one pool while traffic is split, see
@@ -25,7 +26,8 @@ type Options struct {
 	// zero means that each is.
 	Sticky Key
 
-	// Override names the header or the cookie through which a request says
+	// Override names the header or the cookie of the application (ByHeader or
+	// ByCookie) through which a request says
 	// the name of the pool that it wants, whatever the split. An unknown name
 	// is ignored, and so is that of a pool that has no backends and is not in
 	// the split, not even with share 0. Anybody can set it, so it is no protection. Zero means that
@@ -90,8 +92,8 @@ type Options struct {
 	DrainTimeout time.Duration
 
 	// MaxHeaderBytes is the largest head of a request, which over HTTP/2 counts
-	// as it would be in HTTP/1; a larger one is answered with 431. Zero means
-	// 64 KiB.
+	// as it would be in HTTP/1; a larger one is answered with 431. From 1 KiB to
+	// 1 MiB; zero means 64 KiB.
 	MaxHeaderBytes int
 
 	// MaxBodyBytes is the largest body of a request; a larger one is answered
@@ -115,7 +117,7 @@ type Options struct {
 
 	// RetryBudget bounds the retries of requests that a backend may have seen:
 	// as a share of the requests of the last ten seconds. A hundred are always
-	// allowed. Zero means 0.2; negative means none at all.
+	// allowed. At most 1; zero means 0.2; negative means none at all.
 	RetryBudget float64
 
 	// TrustedProxies are peers whose X-Forwarded-… and Forwarded headers are

@@ -19,7 +19,7 @@ type Backend struct {
 	Addr string // host:port; or unix:PATH
 
 	// Weight is its share of the traffic, relative to that of the others of
-	// its pool. Zero means 1, and to Add one that is there, the weight that it
+	// its pool, at most 1,000,000. Zero means 1, and to Add one that is there, the weight that it
 	// has. To take a backend out of the traffic, drain it.
 	Weight int
 }
@@ -68,7 +68,8 @@ type Pool struct {
 	total    Counts // of backends that are gone
 }
 
-// ErrPoolClosed is returned by methods of a [Pool] that has been closed.
+// ErrPoolClosed is wrapped by the errors of Set and Add of a [Pool] that has been
+// closed. Its other methods find no backends then, and change nothing.
 var ErrPoolClosed = errors.New("the pool is closed")
 
 // Name returns the name of the pool.

@@ -32,12 +32,12 @@ type Analysis struct {
 
 	// FalseAlarm is the chance that a version is failed that exceeds the old one
 	// by no more than the tolerances and keeps within the limits below, however
-	// long the traffic is watched and however often it is judged. At least 1e-9;
-	// zero means 0.01.
+	// long the traffic is watched and however often it is judged. From 1e-9 to
+	// 0.5; zero means 0.01.
 	FalseAlarm float64 `json:"falseAlarm,omitempty"`
 
 	// FalsePass is the chance that a version passes that exceeds a tolerance,
-	// however often it is judged in one window. At least 1e-9; zero means 0.05.
+	// however often it is judged in one window. From 1e-9 to 0.5; zero means 0.05.
 	FalsePass float64 `json:"falsePass,omitempty"`
 
 	// MinRequests is how many requests the new version must have had in the last
@@ -66,7 +66,7 @@ type Analysis struct {
 	// LimitsOnly leaves the comparison with the old version out, where that has
 	// no traffic at the same time, after a switch of all traffic at once, or not
 	// the same traffic, as in waves over locations. MinSuccess or MaxP99 must be set
-	// then.
+	// then, and SlowTolerance must not.
 	LimitsOnly bool `json:"limitsOnly,omitempty"`
 
 	// OnFail is what happens on Fail. Zero means ThenRollBack.

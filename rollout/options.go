@@ -52,7 +52,9 @@ var ErrPermanent = errors.New("trying again is of no use")
 
 // A GateFunc gives a verdict on a rollout: it calls a URL, asks a person, looks
 // at a dashboard. Inconclusive means that it is to be asked again; so does an
-// error. The context ends with Options.CallTimeout.
+// error. The context ends with Options.CallTimeout. It is called in a goroutine of
+// its own; a call that ignores its context is left behind, and the next one may come
+// while it goes on.
 type GateFunc func(ctx context.Context, s State) (Judgement, error)
 
 // Options configure a [Runner]. The zero value is good for use, but forgets

@@ -11,7 +11,9 @@ import (
 	"time"
 )
 
-// ErrStopped is the error of operations on a [Runner] whose Run has returned.
+// ErrStopped is wrapped by the errors of commands on a [Runner] whose Run has
+// returned, and is that of State and Wait if what they wait for will not come any
+// more.
 var ErrStopped = errors.New("the runner has stopped")
 
 // ErrTakenOver is wrapped by the error of [Runner.Run] when another Runner has
@@ -49,7 +51,8 @@ type Runner struct {
 	failure error         // why Run ends
 }
 
-// New returns a Runner. It starts nothing, and reads nothing, before Run.
+// New returns a Runner. It starts nothing, and reads nothing, before Run. An error
+// names the field of opts that is wrong.
 func New(deployer Deployer, opts Options) (*Runner, error) {
 	if deployer == nil {
 		return nil, errors.New("rollout: no deployer")
@@ -81,7 +84,7 @@ func New(deployer Deployer, opts Options) (*Runner, error) {
 // on running, and the weights stay. Run returns when all calls have returned,
 // but waits at most a few seconds for those that ignore their context, and for the
 // store, and names them in its error. It returns early, with an error that wraps [ErrTakenOver],
-// if another Runner takes over.
+// if another Runner takes over. It can be called once: a second call is an error.
 func (r *Runner) Run(ctx context.Context) error {
 	r.mu.Lock()
 	again := r.started
@@ -328,7 +331,8 @@ func (r *Runner) State(ctx context.Context) (State, error) {
 	return r.until(ctx, func(State) bool { return true })
 }
 
-// Wait returns the recorded state when nothing is under way any more.
+// Wait returns the recorded state when nothing is under way any more, at once if
+// nothing was submitted. Its error is that of ctx, or ErrStopped.
 func (r *Runner) Wait(ctx context.Context) (State, error) {
 	return r.until(ctx, func(s State) bool { return s.Phase.Ended() && s.Next == nil })
 }

@@ -15,7 +15,8 @@ const (
 )
 
 // Validate reports everything that is wrong with the plan, naming the step;
-// steps are counted from 1. The version must not be one of those that exist
+// steps are counted from 1. It has at most 1,000 of them, and listeners times
+// locations are at most as many. The version must not be one of those that exist
 // already.
 func (p Plan) Validate(existing ...string) error {
 	var errs []error

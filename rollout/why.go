@@ -145,7 +145,7 @@ func (s State) Why(now time.Time) string {
 		}
 	case RolledBack:
 		line("version %s was rolled back %v ago: %s", id, since(s.Since), s.Reason)
-		line("Retry tries it again, Submit another")
+		line("Retry tries it again, Submit begins another")
 	case Succeeded:
 		line("version %s was rolled out %v ago", id, since(s.Since))
 	}

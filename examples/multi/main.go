@@ -119,7 +119,7 @@ func parse(flags *flag.FlagSet, args []string, least, most int, what string) err
 func deployCommand(args []string) error {
 	var c config
 	flags := flag.NewFlagSet("deploy", flag.ContinueOnError)
-	flags.IntVar(&c.replicas, "replicas", 1, "replicas of every `group`")
+	flags.IntVar(&c.replicas, "replicas", 1, "how many replicas of every group: a `number`")
 	policy := flags.String("placement", "colocated", "what shares a process: `policy` colocated (as the configuration says), component, together or callgraph")
 	flags.BoolVar(&c.mtls, "mtls", false, "encrypt and authenticate calls between processes, whatever the configuration says")
 	level := flags.String("log-level", "info", "the lowest `level` of the entries that are shown: debug, info, warn, error or off")
