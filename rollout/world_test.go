@@ -277,6 +277,12 @@ func (w *world) integrate() {
 	}
 }
 
+// begin begins another attempt.
+func (v *simVersion) begin() {
+	v.again, v.stopCalled, v.aborted, v.passed = false, false, false, false
+	v.held = map[string]time.Duration{}
+}
+
 func (v *simVersion) bad(now time.Time) bool { return !v.badFrom.IsZero() && now.After(v.badFrom) }
 
 // vector writes what the version gets everywhere.
@@ -305,11 +311,13 @@ func (p process) Start(ctx context.Context, id string) error {
 		if !v.again {
 			p.w.violate("Start of %s after it was stopped", id)
 		}
-		v.again, v.stopCalled, v.aborted, v.passed = false, false, false, false
-		v.held = map[string]time.Duration{}
+		v.begin()
 	}
 	p.w.mu.Unlock()
 	return p.w.call(ctx, p.gen, "start", id, func(*rand.Rand) error {
+		if v.stopCalled && v.again { // a call of the last attempt is as good
+			v.begin()
+		}
 		if !v.running {
 			v.running, v.crashed, v.started = true, false, time.Now()
 		}
