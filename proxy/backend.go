@@ -26,6 +26,7 @@ type backend struct {
 	streams  atomic.Int64 // those of them that go on for as long as they like
 	waiting  atomic.Int64 // those whose response has not begun
 	latency  average
+	prompt   promptness
 	refusals atomic.Int64 // 502, 503 and 504 in a row
 
 	// Requests that began after its last answer. Two that have none are a sign

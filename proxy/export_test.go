@@ -166,3 +166,16 @@ func (p *Proxy) DialForNetHTTP(addr string) (net.Conn, error) {
 // Busy reports whether threads are taken to have no rests, if they serve the
 // requests of a turn in that time.
 func Busy(took time.Duration, threads int) bool { return busy(instant(took), threads) }
+
+// Prompted is how many of n requests an answer is read for before it is told of, if
+// answered says whether that of each is there.
+func Prompted(n int, answered func(int) bool) (tried int) {
+	var p promptness
+	for i := range n {
+		if p.expected() {
+			tried++
+			p.found(answered(i))
+		}
+	}
+	return tried
+}

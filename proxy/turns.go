@@ -16,6 +16,7 @@ import (
 type turns struct {
 	served atomic.Uint64
 	last   atomic.Int64 // instant of the last offer, or of when one was due
+	busy   atomic.Bool  // as it was then
 }
 
 const (
@@ -31,7 +32,12 @@ func (t *turns) next(now instant) {
 	if t.served.Add(1)%turnRequests != 0 {
 		return
 	}
-	if last := t.last.Swap(int64(now)); busy(now-instant(last), runtime.GOMAXPROCS(0)) {
+	last := t.last.Swap(int64(now))
+	is := busy(now-instant(last), runtime.GOMAXPROCS(0))
+	if is != t.busy.Load() {
+		t.busy.Store(is)
+	}
+	if is {
 		offerProcessor()
 	}
 }

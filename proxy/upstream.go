@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -112,6 +113,7 @@ func (bc *backendConn) roundTrip(out, in []byte) (n int, sent bool, err error) {
 
 // step is the callback of roundTrip.
 func (bc *backendConn) step(fd uintptr) bool {
+	hopes := false // nobody has said that there is an answer
 	if !bc.wrote {
 		n, err := writeFD(fd, bc.out)
 		if err == errAgain {
@@ -127,9 +129,16 @@ func (bc *backendConn) step(fd uintptr) bool {
 			return true
 		}
 		bc.wrote = true
-		return false
+		if !bc.b.pool.proxy.turns.busy.Load() || !bc.b.prompt.expected() {
+			return false
+		}
+		runtime.Gosched()
+		hopes = true
 	}
 	n, err := readFD(fd, bc.in)
+	if hopes {
+		bc.b.prompt.found(err != errAgain)
+	}
 	if err == errAgain {
 		return false
 	}
