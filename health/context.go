@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// A checkContext is the context of one check, made by newCheckContext. The standard library's would do,
-// but sets a timer of the runtime each time, which costs more than all else that a
-// check needs; here the prober, which keeps the deadlines of all checks in its
+// A checkContext is the context of one check, made by newCheckContext. One of the
+// standard library would do, but sets a timer of the runtime each time, a fifth of
+// what a check costs; here the prober, which has the deadlines of all checks in its
 // heap anyway, says when it has passed.
 type checkContext struct {
 	context.Context // of Run, for its values

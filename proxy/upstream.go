@@ -113,7 +113,7 @@ func (bc *backendConn) roundTrip(out, in []byte) (n int, sent bool, err error) {
 
 // step is the callback of roundTrip.
 func (bc *backendConn) step(fd uintptr) bool {
-	hopes := false // nobody has said that there is an answer
+	untold := false // that there is an answer
 	if !bc.wrote {
 		n, err := writeFD(fd, bc.out)
 		if err == errAgain {
@@ -133,10 +133,10 @@ func (bc *backendConn) step(fd uintptr) bool {
 			return false
 		}
 		runtime.Gosched()
-		hopes = true
+		untold = true
 	}
 	n, err := readFD(fd, bc.in)
-	if hopes {
+	if untold {
 		bc.b.prompt.found(err != errAgain)
 	}
 	if err == errAgain {
