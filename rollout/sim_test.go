@@ -289,7 +289,7 @@ func (w *world) command(r *rollout.Runner, name string, p rollout.Plan) error {
 			w.mu.Lock()
 			if s.Plan.Version == current.Version && s.Attempt > 0 && s.Phase != rollout.Advancing {
 				v := w.version(current.Version)
-				v.aborted, v.before = true, v.forward
+				v.aborted, v.before, v.again = true, v.forward, false
 			}
 			w.mu.Unlock()
 		}
