@@ -490,6 +490,17 @@ func TestBadReports(t *testing.T) {
 			a = next
 		}
 	})
+	t.Run("splits of next to nothing", func(t *testing.T) {
+		g := newGenerator(t, routing.Options{})
+		l := even(prev, func(i int) float64 { return []float64{1000, 1, 1, 1}[i] })
+		l["a"].Load[0].Splits = split(&protos.LoadReport_SubsliceLoad{Load: 0}, &protos.LoadReport_SubsliceLoad{Start: quarter / 2, Load: math.SmallestNonzeroFloat64})
+		checkRules(t, prev, generate(t, g, prev, []string{"a", "b"}, l), []string{"a", "b"})
+		for i, s := range g.State().Slices {
+			if !(s.Load >= 0 && s.Load <= 1000) {
+				t.Errorf("slice %d: load %v", i, s.Load)
+			}
+		}
+	})
 }
 
 func TestOptionsAreChecked(t *testing.T) {

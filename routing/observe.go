@@ -303,8 +303,9 @@ func (s *step) spread(i *int, from, to uint64, load, seconds float64) {
 }
 
 // splitSum returns the sum of the split loads, and whether the splits can be
-// used at all: in order, within the slice, with loads that are numbers. What
-// they do not sum up to is put right by the caller, who scales them.
+// used at all: in order, within the slice, with loads that are numbers and sum up
+// to one that can be divided by. What they do not sum up to is put right by the
+// caller, who scales them.
 func splitSum(sl *protos.LoadReport_SliceLoad) (float64, bool) {
 	sum := 0.0
 	last := sl.Start
@@ -320,7 +321,7 @@ func splitSum(sl *protos.LoadReport_SliceLoad) (float64, bool) {
 		}
 		sum += sp.Load
 	}
-	return sum, sum > 0
+	return sum, sum > minLoad
 }
 
 // rate returns the load of seg i that was observed and the evidence for it, 0 if
