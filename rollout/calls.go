@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -115,6 +117,9 @@ func (r *Runner) perform(ctx context.Context, a Action, s State) Outcome {
 			err = r.deployer.Stop(ctx, a.Version, a.Drain)
 		case ActStats:
 			o.Traffic, err = r.deployer.Stats(ctx)
+			if err == nil && r.opts.ByPlace {
+				err = allByPlace(o.Traffic)
+			}
 		case ActGate:
 			gate := r.opts.Gates[a.Gate]
 			if gate == nil {
@@ -128,4 +133,14 @@ func (r *Runner) perform(ctx context.Context, a Action, s State) Outcome {
 		o.Err, o.Permanent = or(err.Error(), "an error without words"), errors.Is(err, ErrPermanent)
 	}
 	return o
+}
+
+// allByPlace reports whether Stats kept the promise of Options.ByPlace.
+func allByPlace(traffic map[string]Traffic) error {
+	for _, version := range slices.Sorted(maps.Keys(traffic)) {
+		if !traffic[version].byPlace() {
+			return fmt.Errorf("the traffic of %s has no Places, which Options.ByPlace promises", version)
+		}
+	}
+	return nil
 }

@@ -81,10 +81,11 @@
 //
 // An analysis has three outcomes, each with a [Rule]: go on, pause, or go back.
 // Watch is judged at every look, which its sequential test permits, so a bad
-// version is not given the rest of a bake. The versions are compared as wholes, so a plan that
-// compares them must not let them have different weights at different places, as
-// [Waves] do: for those there are limits (Analysis.LimitsOnly), and gates. A
-// [GateFunc] judges by anything else.
+// version is not given the rest of a bake. Where weights differ by listener or location, as
+// those of [Waves] do, the versions are compared at the places where both have traffic, if
+// the Deployer counts it by place (Options.ByPlace), and a plan that compares is refused
+// if it does not; limits (Analysis.LimitsOnly) do without. A [GateFunc] judges by
+// anything else.
 //
 // # Guarantees
 //

@@ -12,3 +12,7 @@ func (r *Runner) SetNow(now func() time.Time) { r.now = now }
 func (s State) LiveSize() int {
 	return len(s.live.versions) + len(s.live.retry) + len(s.live.next)
 }
+
+// Uneven reports whether the plan compares versions while their weights differ by
+// place.
+func Uneven(p Plan) bool { return p.uneven(false) != nil }

@@ -226,7 +226,14 @@ func (s *script) outcomes() []rollout.Outcome {
 		for v := range 6 {
 			s.served[v].Requests += uint64(ok * 20)
 			s.served[v].Failures += uint64(ok % (1 + v))
-			o.Traffic[fmt.Sprintf("v%d", v)] = s.served[v]
+			t := s.served[v]
+			if ok%4 == 0 { // by place, now and then
+				third := rollout.Traffic{Requests: t.Requests / 3, Failures: t.Failures / 3}
+				for _, l := range []string{"a", "b", "c"} {
+					t.Places = append(t.Places, rollout.PlaceTraffic{Place: rollout.Place{Listener: l}, Traffic: third})
+				}
+			}
+			o.Traffic[fmt.Sprintf("v%d", v)] = t
 		}
 		o.Judgement = rollout.Judgement{Verdict: rollout.Verdict(ok % 3)}
 		outcomes = append(outcomes, o)

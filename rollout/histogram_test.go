@@ -191,6 +191,14 @@ func TestTrafficSince(t *testing.T) {
 			assert.Equal(t, c.expect, c.now.Since(c.earlier))
 		})
 	}
+	api, web := rollout.Place{Listener: "api"}, rollout.Place{Listener: "web", Location: "eu"}
+	spread := func(places ...rollout.PlaceTraffic) rollout.Traffic { return rollout.Traffic{Places: places} }
+	before := spread(rollout.PlaceTraffic{api, at(5, 1, 0, 1)})
+	now := spread(rollout.PlaceTraffic{web, at(2, 2, 0)}, rollout.PlaceTraffic{api, at(9, 1, 0, 1, time.Second)})
+	assert.Equal(t, spread(rollout.PlaceTraffic{web, at(2, 2, 0)}, rollout.PlaceTraffic{api, at(4, 0, 0, time.Second)}), now.Since(before))
+	assert.Equal(t, spread(rollout.PlaceTraffic{api, at(14, 2, 0, 1, 1, time.Second)}, rollout.PlaceTraffic{web, at(2, 2, 0)}), before.Add(now))
+	assert.Equal(t, spread(rollout.PlaceTraffic{api, at(5, 1, 0, 1)}), before, "it is left alone")
+
 	a, b := at(5, 1, 2, time.Second), at(4, 2, 1, 1)
 	assert.Equal(t, b, a.Add(b).Since(a))
 	assert.Equal(t, 0.8, a.SuccessRate())

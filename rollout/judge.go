@@ -41,7 +41,7 @@ type Analysis struct {
 	FalsePass float64 `json:"falsePass,omitempty"`
 
 	// MinRequests is how many requests the new version must have had in the last
-	// window to pass. Zero means 100.
+	// window to pass, of those that are compared if it is. Zero means 100.
 	MinRequests uint64 `json:"minRequests,omitempty"`
 
 	// Burst is how many failures may have one cause: the tries of a client that
@@ -65,8 +65,8 @@ type Analysis struct {
 
 	// LimitsOnly leaves the comparison with the old version out, where that has
 	// no traffic at the same time, after a switch of all traffic at once, or not
-	// the same traffic, as in waves over locations. MinSuccess or MaxP99 must be set
-	// then, and SlowTolerance must not.
+	// the same traffic, as in waves over locations whose traffic is not counted by
+	// place. MinSuccess or MaxP99 must be set then, and SlowTolerance must not.
 	LimitsOnly bool `json:"limitsOnly,omitempty"`
 
 	// OnFail is what happens on Fail. Zero means ThenRollBack.
@@ -163,7 +163,8 @@ type Judgement struct {
 	// of a failure are those of the windows that decided.
 	Reason string `json:"reason"`
 
-	// OldRequests and NewRequests are how many requests there were.
+	// OldRequests are those that the new version's are compared with, and NewRequests
+	// all of the new version's.
 	OldRequests uint64 `json:"oldRequests"`
 	NewRequests uint64 `json:"newRequests"`
 
@@ -171,9 +172,9 @@ type Judgement struct {
 	OldFailing float64 `json:"oldFailing"`
 	NewFailing float64 `json:"newFailing"`
 
-	// Excess is NewFailing - OldFailing, and AtMost the bound below which the
-	// true one is, but for the chance FalsePass. AtMost is 1 where there is
-	// nothing to compare.
+	// Excess is by how much the share that failed exceeds the old version's, where
+	// both are compared, and AtMost the bound below which the true one is, but for
+	// the chance FalsePass. AtMost is 1 where there is nothing to compare.
 	Excess float64 `json:"excess"`
 	AtMost float64 `json:"atMost"`
 
@@ -235,17 +236,17 @@ func (a Analysis) judge(last Window, earlier []Window) Judgement {
 	}
 	pool := b.pool()
 
-	failed := failures(pool)
+	failed, all := failures(pool), pool.all()
 	j := Judgement{
 		OldRequests: pool.Old.Requests,
-		NewRequests: pool.New.Requests,
+		NewRequests: all.Requests,
 		OldFailing:  share(failed.oldBad, failed.oldAll),
-		NewFailing:  share(failed.newBad, failed.newAll),
+		NewFailing:  share(all.Failures, all.Requests),
 		Excess:      failed.excess(),
 		AtMost:      1,
 		Evidence:    1,
 		Needed:      1 / b.alpha,
-		P99:         pool.New.Latency.Quantile(0.99),
+		P99:         all.Latency.Quantile(0.99),
 		OldP99:      pool.Old.Latency.Quantile(0.99),
 	}
 	for _, w := range windows {
@@ -261,7 +262,11 @@ func (a Analysis) judge(last Window, earlier []Window) Judgement {
 	}
 	b.minSuccess()
 	b.maxP99()
-	if n := last.New.Requests; n < a.MinRequests {
+	n := last.New.Requests
+	if a.LimitsOnly {
+		n = last.all().Requests
+	}
+	if n < a.MinRequests {
 		b.lacks("the new version had %d requests of late, of the %d it needs", n, a.MinRequests)
 	}
 
@@ -375,7 +380,8 @@ func (b *bench) minSuccess() {
 	if b.MinSuccess == 0 {
 		return
 	}
-	b.limit(1-b.MinSuccess, failures, func(t Traffic) string {
+	failed := func(t Traffic) tally { return tally{newAll: t.Requests, newBad: min(t.Failures, t.Requests)} }
+	b.limit(1-b.MinSuccess, failed, func(t Traffic) string {
 		return fmt.Sprintf("%s of the new version's requests succeeded, the least is %s",
 			percentOf(t.SuccessRate()), percentOf(b.MinSuccess))
 	})
@@ -385,10 +391,8 @@ func (b *bench) maxP99() {
 	if b.MaxP99 == 0 {
 		return
 	}
-	late := func(w Window) tally {
-		return tally{newAll: w.New.Latency.Count(), newBad: w.New.Latency.Above(b.MaxP99)}
-	}
-	if late(b.pool()).newAll == 0 {
+	late := func(t Traffic) tally { return tally{newAll: t.Latency.Count(), newBad: t.Latency.Above(b.MaxP99)} }
+	if late(b.pool().all()).newAll == 0 {
 		b.lacks("none of the new version's requests was timed")
 		return
 	}
@@ -398,20 +402,21 @@ func (b *bench) maxP99() {
 }
 
 // limit judges whether more than a share of the new version's requests are bad.
-func (b *bench) limit(most float64, count func(Window) tally, seen func(Traffic) string) {
-	from := exceeds(tallied(b.windows, count), b.first, most, b.alpha, b.Burst)
-	pool := count(b.pool())
+func (b *bench) limit(most float64, count func(Traffic) tally, seen func(Traffic) string) {
+	from := exceeds(tallied(b.windows, func(w Window) tally { return count(w.all()) }), b.first, most, b.alpha, b.Burst)
+	all := b.pool().all()
+	pool := count(all)
 	switch {
 	case from >= 0:
 		var decided Traffic
 		for _, w := range b.windows[from:] {
-			decided = decided.Add(w.New)
+			decided = decided.Add(w.all())
 		}
 		b.fails("%s%s", seen(decided), b.since(from))
 	case share(pool.newBad, pool.newAll) > most:
-		b.lacks("%s: that may be chance", seen(b.pool().New))
+		b.lacks("%s: that may be chance", seen(all))
 	default:
-		b.good("%s", seen(b.pool().New))
+		b.good("%s", seen(all))
 	}
 }
 

@@ -230,10 +230,7 @@ func (m *machine) observeRest(traffic map[string]Traffic) {
 	if s.newVersion() == nil {
 		return
 	}
-	rest := m.between(was.last, traffic)
-	if !was.compared {
-		rest.Old = Traffic{}
-	}
+	rest := m.between(was.last, traffic, was.weights)
 	last := &s.Windows[len(s.Windows)-1]
 	rest = last.plus(rest)
 	rest.Index, rest.Peak = last.Index, last.Peak
@@ -241,14 +238,28 @@ func (m *machine) observeRest(traffic map[string]Traffic) {
 	m.fresh = true
 }
 
-// between returns the traffic of both versions between two answers of Stats.
-func (m *machine) between(last, traffic map[string]Traffic) Window {
+// between returns the traffic of both versions between two answers of Stats, under
+// those weights. Restarts are not in it; see observeRestarts.
+func (m *machine) between(last, traffic map[string]Traffic, weights Weights) Window {
 	s := &m.s
-	var w Window
-	w.New = traffic[s.Plan.Version].Since(last[s.Plan.Version])
-	w.New.Restarts = 0 // see observeRestarts
+	since := func(id string) Traffic { return traffic[id].Since(last[id]) }
+	fresh, stable := since(s.Plan.Version), Traffic{}
 	if s.Stable != nil {
-		w.Old = traffic[s.Stable.ID].Since(last[s.Stable.ID])
+		stable = since(s.Stable.ID)
+	}
+	at, even := weights.shared(s.Plan.Version)
+	var w Window
+	if fresh.byPlace() && stable.byPlace() {
+		w.New, w.Apart = fresh.split(at)
+		w.Old, _ = stable.split(at)
+		return w
+	}
+	// As wholes they can be compared only if no place has a weight of its own. A
+	// plan that compares does not stay where some have, but somebody may pause it on
+	// its way from one step to the next, or a proxy may be slow.
+	w.New = fresh.total()
+	if even {
+		w.Old = stable.total()
 	}
 	return w
 }
@@ -270,7 +281,7 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 	if last == nil {
 		return // what was counted before the weights were applied
 	}
-	since := m.between(last, traffic)
+	since := m.between(last, traffic, s.Weights)
 	if l.clock-l.partAt >= partLength {
 		l.part, l.partAt = tally{}, l.clock
 	}
@@ -284,12 +295,9 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 // closeWindow ends the window of traffic under the weights that were.
 func (m *machine) closeWindow() {
 	s := &m.s
-	old := m.comparable()
-	compared := old.Requests == s.Window.Old.Requests
-	s.Window.Old = old
 	s.live.closed = closed{}
-	if s.Window.New.Requests > 0 || s.Window.New.Restarts > 0 {
-		s.live.closed = closed{s.Weights.Revision, s.live.last, compared}
+	if s.Window.New.Requests > 0 || s.Window.Apart.Requests > 0 {
+		s.live.closed = closed{s.Weights.Revision, s.live.last, s.Weights}
 		if n := len(s.Windows); n > 0 {
 			s.Window.Index = s.Windows[n-1].Index + 1
 		}

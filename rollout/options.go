@@ -41,8 +41,9 @@ type Deployer interface {
 	// succeeds if the version does not run. The context has more time than that.
 	Stop(ctx context.Context, version string, drain time.Duration) error
 
-	// Stats returns the traffic of versions since they started to run; counters
-	// may begin anew at any time. Versions may be missing if they had none.
+	// Stats returns the traffic of versions since they started to run, with
+	// Options.ByPlace that at each place; counters may begin anew at any time.
+	// Versions and places may be missing if they had none.
 	Stats(ctx context.Context) (map[string]Traffic, error)
 }
 
@@ -71,6 +72,12 @@ type Options struct {
 
 	// Gates are those that the plans name.
 	Gates map[string]GateFunc
+
+	// ByPlace says that the Deployer's Stats tell Traffic.Places. The versions are
+	// then compared only at those places at which both have traffic, so a plan that
+	// compares them may give some places another weight than others, as Waves do.
+	// An answer without places is an error.
+	ByPlace bool
 
 	// Listeners and Locations are those that there are: a plan that names another
 	// is refused. Empty means that any is good.

@@ -36,9 +36,10 @@ type Plan struct {
 	// effect; Analyze steps wait for a verdict. While Stats does not succeed no
 	// bake counts, and Why and Status.BlindSince say so. Nil watches nothing.
 	//
-	// Unless it is LimitsOnly the versions are compared. Then the version must have
-	// the same weight at all places while time passes, and time must pass while
-	// both have traffic: in AllAtOnce and BlueGreen there is nothing to compare.
+	// Unless it is LimitsOnly the versions are compared. Then time must pass while
+	// both have traffic: in AllAtOnce and BlueGreen there is nothing to compare. And
+	// while time passes the version must have the same weight at all places, or, with
+	// Options.ByPlace, at all those at which both versions have traffic.
 	Watch *Analysis `json:"watch,omitempty"`
 
 	// Sticky asks the proxies to keep a user's session on one version while the
@@ -211,18 +212,23 @@ func (p Plan) places() []Place {
 func (p Plan) weights(step int) map[Place]int {
 	weights := map[Place]int{}
 	for _, s := range p.Steps[:min(step+1, len(p.Steps))] {
-		if s.Kind != KindSetWeight && s.Kind != KindPromote {
-			continue
-		}
-		for _, place := range p.places() {
-			if s.Kind == KindPromote {
-				weights[place] = Whole
-			} else if s.covers(place) {
-				weights[place] = s.Weight
-			}
-		}
+		p.weigh(s, weights)
 	}
 	return weights
+}
+
+// weigh makes the weights those that the step gives the version.
+func (p Plan) weigh(s Step, weights map[Place]int) {
+	if s.Kind != KindSetWeight && s.Kind != KindPromote {
+		return
+	}
+	for _, place := range p.places() {
+		if s.Kind == KindPromote {
+			weights[place] = Whole
+		} else if s.covers(place) {
+			weights[place] = s.Weight
+		}
+	}
 }
 
 func (p Plan) version() Version {

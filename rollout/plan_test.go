@@ -86,9 +86,9 @@ func TestPlanValidate(t *testing.T) {
 		"wait share":             {named(rollout.Waves(time.Hour, 0.9, "a")), "its time is negative"},
 		"listener twice":         {rollout.Plan{Version: "v", Listeners: []string{"a", "a"}, Steps: rollout.AllAtOnce().Steps}, `Plan.Listeners names "a" twice`},
 		"location empty":         {rollout.Plan{Version: "v", Locations: []string{""}, Steps: rollout.AllAtOnce().Steps}, "Plan.Locations[0] is empty"},
-		"watch of waves":         {watched(rollout.FromDuration(time.Hour, "eu", "us")), "step 4 (bake 4m48s): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api in eu and 0 % at api in us"},
-		"watch of a listener":    {watched(named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.Pause()))), "step 4 (pause): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api and 0 % at web"},
-		"analysis of a listener": {named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.Analyze(&rollout.Analysis{}, time.Hour))), "step 4 (analyze): its analysis compares the versions, but the new one has 10 % of the traffic at api and 0 % at web, and places differ: give all of them the same weight, or use limits alone (LimitsOnly)"},
+		"watch of two weights":   {watched(named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.SetWeight(20).At("web"), rollout.Pause()))), "step 5 (pause): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api and 20 % at web, and places differ: where both versions have traffic give the new one the same weight, or use limits alone (LimitsOnly)"},
+		"analysis of two":        {named(rollout.Canary(rollout.SetWeight(10).At("api"), rollout.SetWeight(20).At("web"), rollout.Analyze(&rollout.Analysis{}, time.Hour))), "step 5 (analyze): its analysis compares the versions, but the new one has 10 % of the traffic at api and 20 % at web"},
+		"analysis of nothing":    {named(rollout.Canary(rollout.SetWeight(100).At("api"), rollout.Analyze(&rollout.Analysis{}, time.Hour))), "step 4 (analyze): it compares the versions, but where the new one has traffic the old one has none: put it before the step that gives the new one 100 %"},
 		"watch of all at once":   {watched(named(rollout.AllAtOnce())), "Plan.Watch compares the versions, but until step 3 (promote) gives the new one everything there is no time in which both have traffic: bake at a smaller weight first, or use limits alone (LimitsOnly)"},
 		"watch of blue-green":    {watched(named(rollout.BlueGreen("", time.Minute, time.Hour))), "until step 5 (set weight 100 %) gives the new one everything there is no time"},
 		"watch at 100 %":         {watched(named(rollout.Canary(rollout.SetWeight(50), rollout.SetWeight(100), rollout.Bake(time.Hour)))), "until step 4 (set weight 100 %)"},
@@ -271,12 +271,25 @@ func watched(p rollout.Plan) rollout.Plan {
 }
 
 // Weights that differ by place while no time passes, or where nothing is
-// compared, are fine.
+// compared, are fine; others need traffic that is counted by place.
 func TestComparisonsByPlace(t *testing.T) {
 	api, web := rollout.SetWeight(10).At("api"), rollout.SetWeight(10).At("web")
-	require.NoError(t, watched(rollout.Canary(api, web, rollout.Bake(time.Hour))).Validate())
-	limits := rollout.FromDuration(time.Hour, "eu", "us")
-	limits = named(limits)
+	limits := named(rollout.FromDuration(time.Hour, "eu", "us"))
 	limits.Watch = &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.99}
-	require.NoError(t, limits.Validate())
+	for name, p := range map[string]rollout.Plan{
+		"one after the other": watched(rollout.Canary(api, web, rollout.Bake(time.Hour))),
+		"limits":              limits,
+	} {
+		require.NoError(t, p.Validate(), name)
+		require.False(t, rollout.Uneven(p), name)
+	}
+	for name, p := range map[string]rollout.Plan{
+		"waves":      watched(rollout.FromDuration(time.Hour, "eu", "us", "asia")),
+		"a listener": watched(rollout.Canary(api, rollout.Pause())),
+		"analysis":   named(rollout.Canary(api, rollout.Analyze(&rollout.Analysis{}, time.Hour))),
+		"the second": watched(rollout.Canary(rollout.SetWeight(100).At("api"), web, rollout.Pause())),
+	} {
+		require.NoError(t, p.Validate(), name)
+		require.True(t, rollout.Uneven(p), name)
+	}
 }

@@ -575,6 +575,60 @@ func TestVerdictPauses(t *testing.T) {
 	})
 }
 
+// A plan that compares under weights that differ by place needs traffic by place: it
+// is refused without the promise, and the watch is blind while that is not kept.
+func TestByPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waves := func() rollout.Plan {
+			p := plan("v2", rollout.FromDuration(time.Hour, "eu", "us"))
+			p.Watch = &rollout.Analysis{}
+			return p
+		}
+		first := func(b *runnerBench) {
+			p := plan("v1", rollout.AllAtOnce())
+			p.Locations = []string{"eu", "us"}
+			require.NoError(t, b.Submit(t.Context(), p))
+			b.wait(rollout.Succeeded)
+		}
+		b := start(t, newFake(), rollout.Options{})
+		first(b)
+		require.ErrorContains(t, b.Submit(t.Context(), waves()), "step 4 (bake 4m48s): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api in eu and 0 % at api in us, and places differ: "+
+			"let Stats tell Traffic.Places (Options.ByPlace), or give all places the same weight, or use limits alone (LimitsOnly)")
+		b.stop()
+
+		b = start(t, newFake(), rollout.Options{ByPlace: true})
+		first(b)
+		told := true
+		b.f.set(func() {
+			b.f.traffic = func(version string) rollout.Traffic {
+				n := uint64(time.Since(b.f.began).Seconds() * 100)
+				if !told {
+					return rollout.Traffic{Requests: 2 * n}
+				}
+				var places []rollout.PlaceTraffic
+				for _, l := range []string{"eu", "us"} {
+					places = append(places, rollout.PlaceTraffic{Place: rollout.Place{Listener: "api", Location: l}, Traffic: rollout.Traffic{Requests: n}})
+				}
+				return rollout.Traffic{Places: places}
+			}
+		})
+		require.NoError(t, b.Submit(t.Context(), waves()))
+		time.Sleep(time.Minute)
+		require.True(t, b.Status().BlindSince.IsZero())
+		require.NotZero(t, b.Status().State.Judgement.OldRequests)
+		b.f.set(func() { told = false })
+		time.Sleep(time.Minute)
+		require.False(t, b.Status().BlindSince.IsZero())
+		require.Contains(t, b.Why(), "the traffic of v1 has no Places, which Options.ByPlace promises")
+		held := b.Status().State.Held
+		time.Sleep(time.Minute)
+		require.Equal(t, held, b.Status().State.Held)
+		b.f.set(func() { told = true })
+		b.wait(rollout.Succeeded)
+		b.stop()
+	})
+}
+
 func TestAnalyze(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := running(t, rollout.Options{})

@@ -397,7 +397,7 @@ func (w *world) randomPlan(version string) rollout.Plan {
 	p.Sticky = w.rng.IntN(2) == 0
 	if w.rng.IntN(2) == 0 {
 		p.Watch = &rollout.Analysis{}
-		if p.Validate() != nil { // its weights differ by place
+		if p.Validate() != nil || !w.byPlace && rollout.Uneven(p) {
 			p.Watch = &rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9}
 		}
 		if w.rng.IntN(3) == 0 {

@@ -185,7 +185,7 @@ type liveVersion struct {
 type closed struct {
 	revision uint64 // of its weights; 0 if there is none
 	last     map[string]Traffic
-	compared bool // the old version's traffic is in it
+	weights  Weights
 }
 
 // retry is the backoff of an action.

@@ -65,8 +65,10 @@ const maxWaves = 4
 // the wave gets 10, 25, 50, 75 and 100 % of its traffic for a fifth of it each.
 // Without locations there is one wave.
 //
-// As the weights differ by location the versions cannot be compared on the way: if
-// the plan gets a Watch it must be LimitsOnly, unless there is but one location.
+// As the weights differ by location the versions can be compared on the way only if
+// traffic is counted by location, see Options.ByPlace: then they are in the locations
+// of the wave under way. If it is not a Watch must be LimitsOnly, unless there is but
+// one location.
 //
 // This is what the setting rollout = "5m" meant to Service Weaver's deployer
 // for GKE (weaver-gke's basicRolloutProcessor).

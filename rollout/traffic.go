@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"math"
+	"slices"
 )
 
 // sameSplit is by how much of itself the new version's share of the requests may
@@ -33,6 +34,18 @@ type Traffic struct {
 
 	// Restarts is how often a process of this version had to be started again.
 	Restarts uint64 `json:"restarts,omitempty"`
+
+	// Places has the same requests by the place where they arrived, each place
+	// once, if the deployer tells them apart; see Options.ByPlace. Then they are
+	// what counts, and not the sums of them above.
+	Places []PlaceTraffic `json:"places,omitempty"`
+}
+
+// PlaceTraffic is the traffic of a version at one place. Restarts and Places of it
+// mean nothing.
+type PlaceTraffic struct {
+	Place
+	Traffic
 }
 
 // Since returns what was counted after earlier was taken from the same source.
@@ -54,17 +67,65 @@ func (t Traffic) Since(earlier Traffic) Traffic {
 	if t.Restarts < earlier.Restarts {
 		since.Restarts = t.Restarts
 	}
+	for _, p := range t.Places {
+		if i := earlier.find(p.Place); i >= 0 {
+			p.Traffic = p.Traffic.Since(earlier.Places[i].Traffic)
+		} else {
+			p.Latency = p.Latency.Clone()
+		}
+		since.Places = append(since.Places, p)
+	}
 	return since
 }
 
 // Add returns the traffic of both.
 func (t Traffic) Add(other Traffic) Traffic {
-	return Traffic{
+	sum := Traffic{
 		Requests: saturating(t.Requests, other.Requests),
 		Failures: saturating(t.Failures, other.Failures),
 		Latency:  t.Latency.Merge(other.Latency),
 		Restarts: saturating(t.Restarts, other.Restarts),
+		Places:   slices.Clone(t.Places),
 	}
+	for _, p := range other.Places {
+		if i := sum.find(p.Place); i >= 0 {
+			sum.Places[i].Traffic = sum.Places[i].Add(p.Traffic)
+		} else {
+			sum.Places = append(sum.Places, p)
+		}
+	}
+	return sum
+}
+
+// find returns the index of the place, or -1.
+func (t Traffic) find(p Place) int {
+	return slices.IndexFunc(t.Places, func(q PlaceTraffic) bool { return q.Place == p })
+}
+
+// byPlace reports whether it is known where all of it arrived.
+func (t Traffic) byPlace() bool { return len(t.Places) > 0 || t.Requests == 0 }
+
+// split returns the traffic at the places in question, and that at all others.
+func (t Traffic) split(at map[Place]bool) (there, apart Traffic) {
+	for _, p := range t.Places {
+		p.Restarts, p.Places = 0, nil
+		if at[p.Place] {
+			there = there.Add(p.Traffic)
+		} else {
+			apart = apart.Add(p.Traffic)
+		}
+	}
+	return there, apart
+}
+
+// total returns the requests without their places, and without restarts.
+func (t Traffic) total() Traffic {
+	if len(t.Places) == 0 {
+		t.Restarts = 0
+		return t
+	}
+	_, all := t.split(nil)
+	return all
 }
 
 // SuccessRate returns the share of the requests that did not fail, 1 if there
@@ -85,6 +146,11 @@ type Window struct {
 	Old Traffic `json:"old"`
 	New Traffic `json:"new"`
 
+	// Apart is what the new version had besides at places where it is not to be
+	// compared with the old one, as it has another share of the traffic there, or
+	// all of it. It counts for the limits.
+	Apart Traffic `json:"apart,omitzero"`
+
 	// Index counts the windows that were judged together, from 0. It matters
 	// where the first of them were left out; see [Analysis.Judge].
 	Index int `json:"index,omitempty"`
@@ -97,7 +163,17 @@ type Window struct {
 	Peak float64 `json:"peak,omitempty"`
 }
 
-func (w Window) plus(v Window) Window { return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New)} }
+func (w Window) plus(v Window) Window {
+	return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New), Apart: w.Apart.Add(v.Apart)}
+}
+
+// all returns all traffic of the new version.
+func (w Window) all() Traffic {
+	if w.Apart.Requests == 0 {
+		return w.New
+	}
+	return w.New.Add(w.Apart)
+}
 
 // failures counts requests that failed as bad.
 func failures(w Window) tally {

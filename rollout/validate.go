@@ -71,7 +71,6 @@ func (p Plan) validateSteps() []error {
 	var errs []error
 	seen := map[Kind]int{} // how many there were so far
 	weights := map[Place]int{}
-	uneven := false // once is enough
 	whole := -1     // the first step that gives it everything, everywhere
 	shared := false // time passes while both versions have traffic
 	for i, s := range p.Steps {
@@ -125,9 +124,13 @@ func (p Plan) validateSteps() []error {
 			if s.Kind == KindAnalyze && p.Preview == "" && !hasWeight(weights) {
 				fail("the version has no traffic yet: put a SetWeight before it")
 			}
-			_, all := p.shares(weights)
-			if a := cmp.Or(s.Analysis, p.Watch); s.Kind == KindAnalyze && a != nil && !a.LimitsOnly && all {
-				fail("it compares the versions, but the old one has no traffic any more: put it before the step that gives the new one 100 %%, or use limits alone (LimitsOnly)")
+			part, all := p.shares(weights)
+			if a := cmp.Or(s.Analysis, p.Watch); s.Kind == KindAnalyze && a != nil && !a.LimitsOnly && !part && hasWeight(weights) {
+				where := "where the new one has traffic the old one has none"
+				if all {
+					where = "the old one has no traffic any more"
+				}
+				fail("it compares the versions, but %s: put it before the step that gives the new one 100 %%, or use limits alone (LimitsOnly)", where)
 			}
 		case KindPromote:
 			if seen[KindPromote] > 0 {
@@ -136,20 +139,20 @@ func (p Plan) validateSteps() []error {
 		default:
 			fail("the kind is unknown")
 		}
-		if what := p.compares(s); what != "" && seen[KindPromote] == 0 && !uneven {
-			var where string
-			part, _ := p.shares(weights)
+		part, all := p.shares(weights)
+		if p.compares(s) != "" && seen[KindPromote] == 0 {
 			shared = shared || part
-			if where, uneven = p.differs(weights); uneven {
-				fail("%s compares the versions, but the new one has %s, and places differ: give all of them the same weight, or use limits alone (LimitsOnly)", what, where)
-			}
 		}
-		if _, all := p.shares(weights); whole < 0 && (all || s.Kind == KindPromote) {
+		if whole < 0 && (all || s.Kind == KindPromote) {
 			whole = i
 		}
 		seen[s.Kind]++
 	}
-	if w := p.Watch; w != nil && !w.LimitsOnly && len(p.places()) > 0 && whole >= 0 && !shared && !uneven {
+	uneven := p.uneven(true)
+	if uneven != nil {
+		errs = append(errs, uneven)
+	}
+	if w := p.Watch; w != nil && !w.LimitsOnly && len(p.places()) > 0 && whole >= 0 && !shared && uneven == nil {
 		errs = append(errs, fmt.Errorf("plan of version %q: Plan.Watch compares the versions, but until step %d (%s) gives the new one everything there is no time in which both have traffic: "+
 			"bake at a smaller weight first, or use limits alone (LimitsOnly)", p.Version, whole+1, p.Steps[whole]))
 	}
@@ -190,17 +193,39 @@ func (p Plan) shares(weights map[Place]int) (part, all bool) {
 	return part, all
 }
 
-// differs says at which places the weights differ, if they do. A [Deployer] counts
-// the traffic of a version, not that of a place: if one place has more failures
-// than another, so has the version that gets more of its traffic there.
-func (p Plan) differs(weights map[Place]int) (where string, differ bool) {
-	places := p.places()
-	for _, place := range places {
-		if a, b := weights[places[0]], weights[place]; a != b {
-			return fmt.Sprintf("%s of the traffic%s and %s%s", asPercent(a), places[0], asPercent(b), place), true
+// uneven returns an error if versions are compared while the new one has other
+// weights at some places than at others: if one place has more failures than
+// another, so has the version that gets more of its traffic there. Where traffic is
+// counted by place only those count at which both versions have some.
+func (p Plan) uneven(byPlace bool) error {
+	weights := map[Place]int{}
+	for i, s := range p.Steps {
+		if s.Kind == KindPromote {
+			break
+		}
+		p.weigh(s, weights)
+		what := p.compares(s)
+		if what == "" {
+			continue
+		}
+		first, found := Place{}, false
+		for _, place := range p.places() {
+			a, b := weights[first], weights[place]
+			switch {
+			case byPlace && (b == 0 || b == Whole):
+			case !found:
+				first, found = place, true
+			case a != b:
+				remedy := "let Stats tell Traffic.Places (Options.ByPlace), or give all places the same weight"
+				if byPlace {
+					remedy = "where both versions have traffic give the new one the same weight"
+				}
+				return fmt.Errorf("plan of version %q: step %d (%s): %s compares the versions, but the new one has %s of the traffic%s and %s%s, and places differ: %s, or use limits alone (LimitsOnly)",
+					p.Version, i+1, s, what, asPercent(a), first, asPercent(b), place, remedy)
+			}
 		}
 	}
-	return "", false
+	return nil
 }
 
 func (p Plan) validateWeight(s Step, weights map[Place]int, fail func(string, ...any)) {
@@ -258,7 +283,7 @@ func (p Plan) lacks(stable *Version) error {
 }
 
 // fits reports whether the gates, listeners and locations that the plan names are
-// there.
+// there, and the figures that it compares.
 func (p Plan) fits(o Options) error {
 	gates := slices.Sorted(maps.Keys(o.Gates))
 	for i, s := range p.Steps {
@@ -275,6 +300,9 @@ func (p Plan) fits(o Options) error {
 				return fmt.Errorf("plan of version %q: Plan.%s[%d] is %q, which is unknown; Options.%[2]s has %[5]q", p.Version, l.field, i, name, l.known)
 			}
 		}
+	}
+	if !o.ByPlace {
+		return p.uneven(false)
 	}
 	return nil
 }

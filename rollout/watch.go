@@ -23,39 +23,12 @@ func (m *machine) watch() {
 // as it is not ready, the last window counts as the present one.
 func (m *machine) verdict(a *Analysis) Judgement {
 	s := &m.s
-	w, earlier := m.window(), s.Windows
+	w, earlier := s.Window, s.Windows
 	if n := len(earlier); n > 0 && s.Weights.Most(s.Plan.Version) == 0 {
 		w, earlier = earlier[n-1], earlier[:n-1]
 	}
 	w.New.Restarts = saturating(w.New.Restarts, s.Restarts)
 	return a.judge(w, earlier)
-}
-
-// comparable returns the old version's traffic that the new one's can be compared
-// with: none while the new version has another weight at one place than at
-// another, as on the way from one step to the next. A plan that compares does not
-// stay there, but somebody may pause it, or a proxy may be slow.
-func (m *machine) comparable() Traffic {
-	s := &m.s
-	weight := -1
-	for _, split := range s.Weights.Splits {
-		if len(split.Shares) < 2 || s.Plan == nil {
-			continue // it is all its own
-		}
-		w := split.of(s.Plan.Version)
-		if weight >= 0 && w != weight {
-			return Traffic{}
-		}
-		weight = w
-	}
-	return s.Window.Old
-}
-
-// window returns the traffic under the present weights that can be compared.
-func (m *machine) window() Window {
-	w := m.s.Window
-	w.Old = m.comparable()
-	return w
 }
 
 // apply does what the rule says, and reports whether it says to go on. A pause

@@ -125,6 +125,34 @@ func (w Weights) Most(version string) int {
 	return most
 }
 
+// shared returns the places where the traffic of the version and that of others can
+// be compared, as it has the same weight at all of them: those at which others are,
+// too; or, where weights differ, those at which it and others have traffic. Even says
+// that weights do not differ. There are none if some of these differ as well.
+func (w Weights) shared(version string) (at map[Place]bool, even bool) {
+	even = true
+	all, part := map[Place]bool{}, map[Place]bool{}
+	every, some := -1, -1
+	for _, s := range w.Splits {
+		if len(s.Shares) < 2 {
+			continue // it is all one's own
+		}
+		weight := s.of(version)
+		even = even && (every < 0 || weight == every)
+		every, all[s.Place] = weight, true
+		if weight > 0 && weight < Whole && part != nil {
+			if part[s.Place] = true; some >= 0 && weight != some {
+				part = nil
+			}
+			some = weight
+		}
+	}
+	if even {
+		return all, true
+	}
+	return part, false
+}
+
 func (w Weights) equal(v Weights) bool {
 	return w.Sticky == v.Sticky && w.Preview == v.Preview && w.PreviewVersion == v.PreviewVersion &&
 		slices.EqualFunc(w.Splits, v.Splits, func(a, b Split) bool {

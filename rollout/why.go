@@ -234,7 +234,9 @@ func (s State) Remaining(now time.Time) (d time.Duration, certain bool) {
 }
 
 // Measured returns the share of the requests that went to the new version since
-// the weights were last changed, and how many there were.
+// the weights were last changed, and how many there were, of both versions. With
+// Options.ByPlace, and weights that differ, they are those of the places at which
+// the versions are compared.
 func (s State) Measured() (share float64, requests uint64) {
 	requests = s.Window.New.Requests + s.Window.Old.Requests
 	if requests == 0 {

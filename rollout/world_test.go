@@ -20,18 +20,19 @@ const simInterval = time.Second
 // generation is the life of one process with a Runner; in some worlds the next
 // begins while the last is still there.
 type world struct {
-	seed   uint64
-	rng    *rand.Rand // of what is set before a process runs
-	people *rand.Rand // of play
-	began  time.Time
-	calm   time.Time // no faults from then on
-	faulty float64   // how often calls fail before that
-	crashy float64   // how often the process dies at a call
-	dies   bool      // versions and proxies end with the process
-	rivals bool      // processes overlap, and calls do not hang
-	mute   bool      // versions have no listeners
-	busy   float64   // how often people do something, each second
-	store  rollout.MemoryStore
+	seed    uint64
+	rng     *rand.Rand // of what is set before a process runs
+	people  *rand.Rand // of play
+	began   time.Time
+	calm    time.Time // no faults from then on
+	faulty  float64   // how often calls fail before that
+	crashy  float64   // how often the process dies at a call
+	dies    bool      // versions and proxies end with the process
+	rivals  bool      // processes overlap, and calls do not hang
+	mute    bool      // versions have no listeners
+	byPlace bool      // traffic is counted by place
+	busy    float64   // how often people do something, each second
+	store   rollout.MemoryStore
 
 	jumps []jump // of the clock of the process, in order
 
@@ -58,13 +59,12 @@ type world struct {
 }
 
 type simVersion struct {
-	running  bool
-	started  time.Time
-	startup  time.Duration
-	badFrom  time.Time // it fails requests from then on
-	unready  [2]time.Time
-	requests float64
-	failures float64
+	running bool
+	started time.Time
+	startup time.Duration
+	badFrom time.Time // it fails requests from then on
+	unready [2]time.Time
+	served  map[rollout.Place]*served
 
 	crashed    bool                     // it ended with the process
 	again      bool                     // somebody wants another attempt
@@ -78,6 +78,13 @@ type simVersion struct {
 	answer     bool                     // the last one to Ready
 	answered   time.Time
 	answerGen  int
+}
+
+// served is what a version has served at a place.
+type served struct{ requests, failures float64 }
+
+func (s served) traffic() rollout.Traffic {
+	return rollout.Traffic{Requests: uint64(s.requests), Failures: uint64(s.failures)}
 }
 
 func newWorld(seed uint64) *world {
@@ -94,6 +101,7 @@ func newWorld(seed uint64) *world {
 		lost:     map[int]time.Time{},
 	}
 	w.integrated = w.began
+	w.byPlace = seed%3 != 0
 	w.calm = w.began.Add(time.Duration(w.rng.IntN(400)) * time.Second)
 	w.faulty = []float64{0, 0.02, 0.1, 0.3}[w.rng.IntN(4)]
 	w.crashy = []float64{0, 0.002, 0.01, 0.05}[w.rng.IntN(4)]
@@ -148,7 +156,7 @@ func (w *world) violate(format string, args ...any) {
 func (w *world) version(id string) *simVersion {
 	v := w.versions[id]
 	if v == nil {
-		v = &simVersion{startup: time.Duration(w.rng.IntN(5000)) * time.Millisecond, held: map[string]time.Duration{}}
+		v = &simVersion{startup: time.Duration(w.rng.IntN(5000)) * time.Millisecond, held: map[string]time.Duration{}, served: map[rollout.Place]*served{}}
 		if w.rng.IntN(4) == 0 {
 			v.badFrom = time.Now().Add(time.Duration(w.rng.IntN(200)) * time.Second)
 		}
@@ -265,12 +273,17 @@ func (w *world) integrate() {
 		for _, split := range w.weights.Splits {
 			share := float64(w.weights.Of(id, split.Place)) / rollout.Whole
 			n := 200 * share * d.Seconds() / float64(len(w.weights.Splits))
-			v.requests += n
+			at := v.served[split.Place]
+			if at == nil {
+				at = &served{}
+				v.served[split.Place] = at
+			}
+			at.requests += n
 			if split.Place.Location == "eu" {
-				v.failures += n * 0.05
+				at.failures += n * 0.05
 			}
 			if v.bad(now) {
-				v.failures += n * 0.3
+				at.failures += n * 0.3
 			}
 		}
 		v.held[vector(w.weights, id)] += d
@@ -494,7 +507,16 @@ func (p process) Stats(ctx context.Context) (map[string]rollout.Traffic, error) 
 	err := p.w.call(ctx, p.gen, "stats", "", func(*rand.Rand) error {
 		p.w.integrate()
 		for id, v := range p.w.versions {
-			traffic[id] = rollout.Traffic{Requests: uint64(v.requests), Failures: uint64(v.failures)}
+			var all served
+			var places []rollout.PlaceTraffic
+			for place, at := range v.served {
+				all.requests += at.requests
+				all.failures += at.failures
+				places = append(places, rollout.PlaceTraffic{Place: place, Traffic: at.traffic()})
+			}
+			if traffic[id] = all.traffic(); p.w.byPlace {
+				traffic[id] = rollout.Traffic{Places: places}
+			}
 		}
 		return nil
 	})
@@ -560,6 +582,7 @@ func (w *world) boot() {
 		Config:      rollout.Config{Interval: simInterval, StopWithin: 20 * time.Second},
 		Gates:       map[string]rollout.GateFunc{"person": p.gate},
 		CallTimeout: 5 * time.Second, AskTimeout: time.Second,
+		ByPlace: w.byPlace,
 	})
 	if err != nil {
 		panic(err)

@@ -211,9 +211,10 @@ func (d *deployment) assemble(app *envelopekit.App, store rollout.Store, screen 
 		running: map[string]*version{},
 	}
 	d.runner, err = rollout.New(d.deployer, rollout.Options{
-		App:    app.Name,
-		Store:  store,
-		Config: rollout.Config{Interval: interval},
+		App:     app.Name,
+		Store:   store,
+		Config:  rollout.Config{Interval: interval},
+		ByPlace: true,
 	})
 	d.meter = &meter{counts: d.proxies.counts, weights: func() uint64 { return d.runner.Status().State.Applied }}
 	if d.rate > 0 {

@@ -138,8 +138,10 @@ func (d *deployer) Stop(ctx context.Context, name string, drain time.Duration) e
 // Stats implements rollout.Deployer.
 func (d *deployer) Stats(context.Context) (map[string]rollout.Traffic, error) {
 	all := map[string]rollout.Traffic{}
-	for at, t := range d.proxies.counts() {
-		all[at.version] = all[at.version].Add(t)
+	for at, counted := range d.proxies.counts() {
+		t := all[at.version]
+		t.Places = append(t.Places, rollout.PlaceTraffic{Place: rollout.Place{Listener: at.listener}, Traffic: counted})
+		all[at.version] = t
 	}
 	for _, name := range d.names() {
 		if v := d.find(name); v != nil {
