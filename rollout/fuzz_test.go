@@ -25,6 +25,7 @@ var transitions = map[[2]rollout.Phase]bool{
 	{rollout.Advancing, rollout.Succeeded}:     true,
 	{rollout.Succeeded, rollout.Advancing}:     true,
 	{rollout.RollingBack, rollout.RollingBack}: true,
+	{rollout.Advancing, rollout.Advancing}:     true, // by Promote
 	{rollout.RollingBack, rollout.Advancing}:   true, // by Promote, if the stable version is not up, and another waits
 }
 

@@ -490,6 +490,22 @@ func TestBadReports(t *testing.T) {
 			a = next
 		}
 	})
+	t.Run("huge for each of three", func(t *testing.T) {
+		g := newGenerator(t, routing.Options{})
+		a := assignment(1, "a", "b", "c")
+		for _, s := range a.Slices {
+			s.Replicas = []string{"a", "b", "c"}
+		}
+		for range 3 {
+			restored := newGenerator(t, routing.Options{})
+			restored.Restore(g.State())
+			if is, was := restored.State(), g.State(); !slices.Equal(is.Slices, was.Slices) {
+				t.Errorf("restored: %v, was %v", is, was)
+			}
+			l := even(a, func(i int) float64 { return []float64{math.MaxFloat64, 1e15}[i%2] })
+			a = generate(t, g, a, []string{"a", "b", "c"}, l)
+		}
+	})
 	t.Run("splits of next to nothing", func(t *testing.T) {
 		g := newGenerator(t, routing.Options{})
 		l := even(prev, func(i int) float64 { return []float64{1000, 1, 1, 1}[i] })

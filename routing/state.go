@@ -88,7 +88,7 @@ func (m *memory) state() State {
 
 const (
 	minLoad   = 1e-12 // splits that sum up to less say nothing, requests per second
-	maxLoad   = 1e15  // what a report may claim for a slice, requests per second
+	maxLoad   = 1e15  // what a report may claim for a slice, and what is remembered, requests per second
 	minWindow = 1e-9  // seconds
 	maxWindow = 1e12  // seconds
 	minEvid   = 1e-12 // below this a memory is a guess

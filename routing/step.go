@@ -246,13 +246,14 @@ func (s *step) remember(m *memory) {
 	}
 }
 
-// save keeps the loads for the next step.
+// save keeps the loads for the next step, within the bounds that a restored State
+// is held to: who goes on and who begins anew with it must come to the same.
 func (s *step) save(m *memory) {
 	m.reset()
 	m.grow(len(s.segs))
 	for i := range s.segs {
 		x := &s.segs[i]
-		m.add(x.start, x.load, x.evid, x.why)
+		m.add(x.start, min(x.load, maxLoad), min(x.evid, maxWindow), x.why)
 	}
 }
 
