@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -57,14 +58,14 @@ func (r *Runner) callLocked(a Action) {
 	case ActReady, ActStats:
 		timeout = r.opts.AskTimeout
 	case ActStop:
-		timeout += a.Drain
+		timeout = later(timeout, a.Drain)
 	}
 	ctx, cancel := context.WithTimeout(r.life, timeout)
 	c.cancel = cancel
 	r.calls[id] = c
 	r.inbox.Begun = append(r.inbox.Begun, a)
 	r.count.calls[kindIndex(a.Kind)]++
-	c.timer = time.AfterFunc(timeout+grace, func() {
+	c.timer = time.AfterFunc(later(timeout, grace), func() {
 		r.mu.Lock()
 		if r.calls[id] == c {
 			r.leaveLocked(id, c)
@@ -93,6 +94,14 @@ func (r *Runner) callLocked(a Action) {
 		r.mu.Unlock()
 		r.wake()
 	}()
+}
+
+// later returns the sum of two times that are not negative, or the longest there is.
+func later(a, b time.Duration) time.Duration {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 // leaveLocked cancels a call and does not wait for it.

@@ -129,7 +129,8 @@
 //     and a version that does not stop is given up, though still tried. What can
 //     last for ever is a pause, and what has no alternative: a store that is
 //     away, a stable version that does not come up again after a restart, and
-//     weights that cannot be applied on the way back. Why says so.
+//     weights that cannot be applied on the way back, or once StopOld has begun. Why
+//     says so.
 //   - Reasons. Every phase has one. [Runner.Events] tells them, and what else
 //     happened, numbered on over restarts. A restart keeps the newest 64 events,
 //     and the newest 32 changes of phase before those.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 )
@@ -197,7 +198,8 @@ type Judgement struct {
 func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason }
 
 // Judge compares the traffic of the new version with that of the old one over
-// the same time, since the weights were last changed. It depends on nothing else,
+// the same time, since the weights were last changed, at the places where both have
+// some if it is told by place. It depends on nothing else,
 // so it may be called at any time and as often as one likes: the chances that
 // the fields of [Analysis] speak of are for all calls together. It expects that
 // Validate returned nil.
@@ -219,7 +221,19 @@ func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason
 // with the index, and must not grow because windows are forgotten. Only that of the
 // first of them is looked at.
 func (a Analysis) Judge(old, new Traffic, earlier ...Window) Judgement {
-	return a.judge(Window{Old: old, New: new}, earlier)
+	last := Window{Old: old.total(), New: new.total()}
+	if len(old.Places) > 0 && len(new.Places) > 0 {
+		var both []Place
+		for _, p := range old.Places {
+			if new.find(p.Place) >= 0 {
+				both = append(both, p.Place)
+			}
+		}
+		slices.SortFunc(both, comparePlaces)
+		last = windowAt(old, new, both)
+	}
+	last.New.Restarts = new.Restarts
+	return a.judge(last, earlier)
 }
 
 func (a Analysis) judge(last Window, earlier []Window) Judgement {
@@ -255,9 +269,9 @@ func (a Analysis) judge(last Window, earlier []Window) Judgement {
 
 	b.restarts(j.Restarts)
 	if !a.LimitsOnly {
-		j.Evidence, j.AtMost = b.compare("failed", failures, a.Tolerance)
+		j.Evidence, j.AtMost = b.compare("failed", Window.failures, failures, a.Tolerance)
 		if a.SlowTolerance > 0 {
-			b.compare("were slow", slow, a.SlowTolerance)
+			b.compare("were slow", func(w Window) []tally { return []tally{slow(w)} }, slow, a.SlowTolerance)
 		}
 	}
 	b.minSuccess()
@@ -326,9 +340,10 @@ func (b *bench) restarts(n uint64) {
 
 // compare judges whether the share of the new version's requests that are bad
 // exceeds the old one's by more than the tolerance, and returns the evidence that
-// it does, and by how much it exceeds at most.
-func (b *bench) compare(what string, count func(Window) tally, tolerance float64) (evidence, atMost float64) {
-	tallies := tallied(b.windows, count)
+// it does, and by how much it exceeds at most. A window counts for the first as each,
+// by place, and for the second as count.
+func (b *bench) compare(what string, each func(Window) []tally, count func(Window) tally, tolerance float64) (evidence, atMost float64) {
+	tallies := tallied(b.windows, each)
 	pool := count(b.pool())
 	log, from := logEvidence(tallies, b.first, tolerance, b.Burst)
 	evidence = math.Exp(min(log, math.Log(mostEvidence)))
@@ -348,10 +363,15 @@ func (b *bench) compare(what string, count func(Window) tally, tolerance float64
 		return fmt.Sprintf("%s of the new version's requests %s, %s of the old one's", percentOf(new), what, percentOf(old))
 	}
 	inPool := seen(share(pool.oldBad, pool.oldAll), share(pool.newBad, pool.newAll))
+	odd, uneven := b.pool().odd()
 	switch {
 	case log >= -math.Log(b.alpha):
 		b.fails("%s%s: worse by more than %s, evidence %.3g of %.3g",
 			seen(rates(tallies[from:])), b.since(from), percentOf(tolerance), evidence, 1/b.alpha)
+	case uneven:
+		b.lacks("%s: its share of the requests is %s%s, and %s of all: they cannot be added up",
+			inPool, percentOf(failures(odd.Window).newShare()), odd.Place, percentOf(failures(b.pool()).newShare()))
+		atMost = 1
 	case atMost <= tolerance:
 		b.good("%s: at most %s worse, %s are forgiven", inPool, percentOf(max(0, atMost)), percentOf(tolerance))
 	default:
@@ -368,8 +388,8 @@ func (b *bench) since(from int) string {
 	return ""
 }
 
-func tallied(windows []Window, count func(Window) tally) []tally {
-	tallies := make([]tally, len(windows))
+func tallied[W, T any](windows []W, count func(W) T) []T {
+	tallies := make([]T, len(windows))
 	for i, w := range windows {
 		tallies[i] = count(w)
 	}

@@ -37,6 +37,9 @@ func (m *machine) begun(a Action) {
 func (m *machine) observe(o Outcome) {
 	s, l, a := &m.s, &m.s.live, o.Action
 	key := a.key()
+	if a.Kind == ActStats && o.Err == "" {
+		o.Err = m.misplaced(o.Traffic)
+	}
 	if !o.Late {
 		if o.Err == "" {
 			delete(l.retry, key)
@@ -95,8 +98,10 @@ func (m *machine) observe(o Outcome) {
 		}
 		if r := s.retired(a.Version); r != nil && o.Err == "" {
 			switch id := a.Version; {
-			case r.Again:
-				r.Again = false
+			case r.Void > 0:
+				// Whichever of those under way it was: when more of them have
+				// returned than do not count, one has that does.
+				r.Void--
 			case r.Stopped:
 			case v.starts > 0:
 				r.Stopped = true
@@ -198,6 +203,36 @@ func (m *machine) observeReady(id string, o Outcome) {
 	}
 }
 
+// misplaced says what is wrong with the places of an answer of Stats, if anything is:
+// traffic at a place that is not the version's would not count, and nobody notice.
+func (m *machine) misplaced(traffic map[string]Traffic) string {
+	s := &m.s
+	if s.newVersion() == nil {
+		return ""
+	}
+	step, _ := s.step()
+	_, even := s.Weights.shared(s.Plan.Version)
+	for _, v := range s.wanted() {
+		t := traffic[v.ID]
+		if !t.byPlace() {
+			if what := s.Plan.compares(step); what != "" && !even {
+				return fmt.Sprintf("the traffic of %s has no Places, which %s needs, as the weights differ by place", v.ID, what)
+			}
+			continue
+		}
+		places := v.places()
+		for i, p := range t.Places {
+			if !slices.Contains(places, p.Place) {
+				return fmt.Sprintf("%s has traffic%s, which is not among the listeners and locations of its plan: leave it out, or let the plan name it", v.ID, p.Place)
+			}
+			if t.find(p.Place) != i {
+				return fmt.Sprintf("the traffic of %s%s is told twice: add it up", v.ID, p.Place)
+			}
+		}
+	}
+	return ""
+}
+
 // observeRestarts counts restarts of the new version, whatever becomes of the
 // weights meanwhile: one that ends again and again is seldom ready.
 func (m *machine) observeRestarts(traffic map[string]Traffic) {
@@ -232,9 +267,7 @@ func (m *machine) observeRest(traffic map[string]Traffic) {
 	}
 	rest := m.between(was.last, traffic, was.weights)
 	last := &s.Windows[len(s.Windows)-1]
-	rest = last.plus(rest)
-	rest.Index, rest.Peak = last.Index, last.Peak
-	*last = rest
+	*last = last.plus(rest)
 	m.fresh = true
 }
 
@@ -248,16 +281,13 @@ func (m *machine) between(last, traffic map[string]Traffic, weights Weights) Win
 		stable = since(s.Stable.ID)
 	}
 	at, even := weights.shared(s.Plan.Version)
-	var w Window
-	if fresh.byPlace() && stable.byPlace() {
-		w.New, w.Apart = fresh.split(at)
-		w.Old, _ = stable.split(at)
-		return w
+	if fresh.byPlace() && stable.byPlace() && len(fresh.Places)+len(stable.Places) > 0 {
+		return windowAt(stable, fresh, at)
 	}
 	// As wholes they can be compared only if no place has a weight of its own. A
 	// plan that compares does not stay where some have, but somebody may pause it on
 	// its way from one step to the next, or a proxy may be slow.
-	w.New = fresh.total()
+	w := Window{New: fresh.total()}
 	if even {
 		w.Old = stable.total()
 	}
@@ -283,12 +313,11 @@ func (m *machine) observeTraffic(traffic map[string]Traffic) {
 	}
 	since := m.between(last, traffic, s.Weights)
 	if l.clock-l.partAt >= partLength {
-		l.part, l.partAt = tally{}, l.clock
+		l.part, l.partAt = Window{}, l.clock
 	}
-	l.part = l.part.plus(failures(since))
-	peak := max(s.Window.Peak, l.part.leastShare())
+	l.part = l.part.plus(since)
 	s.Window = s.Window.plus(since)
-	s.Window.Peak = peak
+	s.Window.raise(l.part)
 	m.fresh = true
 }
 
@@ -305,5 +334,5 @@ func (m *machine) closeWindow() {
 		s.Windows = s.Windows[max(0, len(s.Windows)-maxWindows):]
 	}
 	s.Window = Window{}
-	s.live.last, s.live.part = nil, tally{}
+	s.live.last, s.live.part = nil, Window{}
 }

@@ -44,8 +44,10 @@ type Plan struct {
 
 	// Sticky asks the proxies to keep a user's session on one version while the
 	// weights allow it. The new version's share of the requests then rises only as
-	// sessions end, and while it does a comparison finds a bad version later. All
-	// failures of one user are of one version; Analysis.Burst is for that.
+	// sessions end, and while it does a comparison finds a bad version later; if it
+	// rises sooner at some listeners and locations than at others, that takes
+	// Options.ByPlace, or what differs between these looks like a difference of the
+	// versions. All failures of one user are of one version; Analysis.Burst is for that.
 	Sticky bool `json:"sticky,omitempty"`
 
 	// Preview says how the version can be reached before it has any weight: an

@@ -575,60 +575,6 @@ func TestVerdictPauses(t *testing.T) {
 	})
 }
 
-// A plan that compares under weights that differ by place needs traffic by place: it
-// is refused without the promise, and the watch is blind while that is not kept.
-func TestByPlace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		waves := func() rollout.Plan {
-			p := plan("v2", rollout.FromDuration(time.Hour, "eu", "us"))
-			p.Watch = &rollout.Analysis{}
-			return p
-		}
-		first := func(b *runnerBench) {
-			p := plan("v1", rollout.AllAtOnce())
-			p.Locations = []string{"eu", "us"}
-			require.NoError(t, b.Submit(t.Context(), p))
-			b.wait(rollout.Succeeded)
-		}
-		b := start(t, newFake(), rollout.Options{})
-		first(b)
-		require.ErrorContains(t, b.Submit(t.Context(), waves()), "step 4 (bake 4m48s): Plan.Watch compares the versions, but the new one has 10 % of the traffic at api in eu and 0 % at api in us, and places differ: "+
-			"let Stats tell Traffic.Places (Options.ByPlace), or give all places the same weight, or use limits alone (LimitsOnly)")
-		b.stop()
-
-		b = start(t, newFake(), rollout.Options{ByPlace: true})
-		first(b)
-		told := true
-		b.f.set(func() {
-			b.f.traffic = func(version string) rollout.Traffic {
-				n := uint64(time.Since(b.f.began).Seconds() * 100)
-				if !told {
-					return rollout.Traffic{Requests: 2 * n}
-				}
-				var places []rollout.PlaceTraffic
-				for _, l := range []string{"eu", "us"} {
-					places = append(places, rollout.PlaceTraffic{Place: rollout.Place{Listener: "api", Location: l}, Traffic: rollout.Traffic{Requests: n}})
-				}
-				return rollout.Traffic{Places: places}
-			}
-		})
-		require.NoError(t, b.Submit(t.Context(), waves()))
-		time.Sleep(time.Minute)
-		require.True(t, b.Status().BlindSince.IsZero())
-		require.NotZero(t, b.Status().State.Judgement.OldRequests)
-		b.f.set(func() { told = false })
-		time.Sleep(time.Minute)
-		require.False(t, b.Status().BlindSince.IsZero())
-		require.Contains(t, b.Why(), "the traffic of v1 has no Places, which Options.ByPlace promises")
-		held := b.Status().State.Held
-		time.Sleep(time.Minute)
-		require.Equal(t, held, b.Status().State.Held)
-		b.f.set(func() { told = true })
-		b.wait(rollout.Succeeded)
-		b.stop()
-	})
-}
-
 func TestAnalyze(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := running(t, rollout.Options{})
@@ -1210,4 +1156,86 @@ func TestResync(t *testing.T) {
 			b.stop()
 		})
 	}
+}
+
+// Two stops of a version hang while a call to start it does. None of them counts
+// that had begun before the start returned, however they return.
+func TestStopsThatDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := running(t, rollout.Options{})
+		release := map[string]chan struct{}{}
+		calls := map[string]int{}
+		running := false // v2
+		b.f.set(func() {
+			b.f.hook = func(_ context.Context, call string) error {
+				name, ok := "", false
+				for _, n := range []string{"start v2", "stop v2"} {
+					if strings.HasPrefix(call, n) {
+						name, ok = n, true
+					}
+				}
+				if !ok {
+					return nil
+				}
+				b.f.mu.Lock()
+				calls[name]++
+				wait := release[name]
+				n := calls[name]
+				b.f.mu.Unlock()
+				if wait != nil && (name == "start v2" || n <= 2) {
+					<-wait
+				}
+				b.f.set(func() { running = name == "start v2" || running && n <= 2 })
+				return nil
+			}
+			release["start v2"], release["stop v2"] = make(chan struct{}), make(chan struct{})
+		})
+		b.submit("v2", rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute)))
+		time.Sleep(time.Second)
+		require.NoError(t, b.Abort(t.Context(), ""))
+		time.Sleep(2 * time.Minute) // the first stop is left behind, and a second begins
+		b.f.mu.Lock()
+		require.Equal(t, 2, calls["stop v2"])
+		b.f.mu.Unlock()
+		close(release["start v2"])
+		time.Sleep(time.Second)
+		close(release["stop v2"])
+		time.Sleep(10 * time.Minute)
+		b.f.mu.Lock()
+		defer b.f.mu.Unlock()
+		require.False(t, running, "v2 runs for ever")
+		require.GreaterOrEqual(t, calls["stop v2"], 3)
+		b.f.mu.Unlock()
+		b.stop()
+		b.f.mu.Lock()
+	})
+}
+
+// A version may be given all the time there is to finish what is in flight.
+func TestDrainWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, newFake(), rollout.Options{CallTimeout: math.MaxInt64})
+		p := plan("v1", rollout.AllAtOnce())
+		p.Drain = math.MaxInt64
+		require.NoError(t, b.Submit(t.Context(), p))
+		b.wait(rollout.Succeeded)
+		b.f.set(func() {
+			b.f.hook = func(ctx context.Context, call string) error {
+				if !strings.HasPrefix(call, "stop v1") {
+					return nil
+				}
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(time.Hour):
+					return nil
+				}
+			}
+		})
+		b.submit("v2", rollout.AllAtOnce())
+		time.Sleep(30 * time.Minute)
+		require.Equal(t, rollout.Advancing, b.Status().State.Phase, b.Status().State.Reason)
+		require.Empty(t, b.wait(rollout.Succeeded).Retired)
+		b.stop()
+	})
 }

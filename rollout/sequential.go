@@ -1,6 +1,9 @@
 package rollout
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // The tests here may be looked at as often as one likes, after each request for
 // ever, and stopped whenever one likes (they are anytime-valid; Ramdas, Grünwald,
@@ -111,22 +114,26 @@ func (t tally) excess() float64 { return share(t.newBad, t.newAll) - share(t.old
 func (t tally) comparable() bool { return t.oldAll > 0 && t.newAll > 0 }
 
 // logEvidence returns the logarithm of the e-value against "the new version
-// exceeds the old one by at most the tolerance in each of the windows", of which
-// the first has that index: counts that started with an earlier one are given up.
+// exceeds the old one by at most the tolerance in each of the windows", and at each
+// place, of which each window has the same or others: each place has a w of its own,
+// and their ratios multiply. The first window has that index: counts that started
+// with an earlier one are given up.
 // From is the window at which the count starts that says most. Bad requests come
 // in bursts of up to burst with one cause: a ratio to the power of 1/burst gains no
 // more from a whole burst than from one, and by Jensen's inequality is on average
 // no more than 1 for a smaller one.
-func logEvidence(windows []tally, first int, tolerance, burst float64) (log float64, from int) {
+func logEvidence(windows [][]tally, first int, tolerance, burst float64) (log float64, from int) {
 	var sum logSum
 	most := math.Inf(-1)
 	// The ratios of the windows from the one at hand to the last, for each rho.
 	var suffix [len(ratios)]float64
 	for i := len(windows) - 1; i >= 0; i-- {
-		t := windows[i]
 		var mean logSum
 		for k, rho := range ratios {
-			if t.comparable() {
+			for _, t := range windows[i] {
+				if !t.comparable() {
+					continue
+				}
 				w := t.mostShare()
 				bad, all := float64(t.newBad)+float64(t.oldBad), float64(t.newAll)+float64(t.oldAll)
 				stake := w * (1 - w) * (rho - 1) / (1 + w*(rho-1))
@@ -144,12 +151,12 @@ func logEvidence(windows []tally, first int, tolerance, burst float64) (log floa
 }
 
 // rates returns the shares of the bad requests of both versions, each a mean over
-// the windows with the same weights, which are those that the evidence gives them
+// the windows, and places, with the same weights, which are those that the evidence gives them
 // (Mantel and Haenszel, 1959): of windows with different splits a sum may show what
 // is so in none of them.
-func rates(windows []tally) (old, new float64) {
+func rates(windows [][]tally) (old, new float64) {
 	var weights float64
-	for _, t := range windows {
+	for _, t := range slices.Concat(windows...) {
 		if t.comparable() {
 			weight := 1 / (1/float64(t.oldAll) + 1/float64(t.newAll))
 			weights += weight

@@ -12,7 +12,7 @@ import (
 
 // logOf returns the logarithm of the evidence of all windows.
 func logOf(windows []tally, tolerance, burst float64) float64 {
-	log, _ := logEvidence(windows, 0, tolerance, burst)
+	log, _ := logEvidence(tallied(windows, func(t tally) []tally { return []tally{t} }), 0, tolerance, burst)
 	return log
 }
 

@@ -116,9 +116,9 @@ const (
 // A Retirement is a version that is to be stopped.
 type Retirement struct {
 	Version Version `json:"version"`
-	// Again: it was, or may have been, started after the stop that is under way
-	// had begun, so that has to be done once more.
-	Again bool `json:"again,omitempty"`
+	// Void is how many of the stops under way do not count, since they had begun
+	// before the version was, or may have been, started.
+	Void int `json:"void,omitempty"`
 	// Stopped: it has stopped, but a call to start it has not returned. When it
 	// has, or another Runner takes over, it is stopped once more.
 	Stopped bool `json:"stopped,omitempty"`
@@ -158,7 +158,7 @@ type live struct {
 	ripening bool               // time counts for the stops of retired versions
 	last     map[string]Traffic // the last that Stats has told, under these weights
 	windowAt time.Duration      // when the window began
-	part     tally              // the requests of the last partLength of it
+	part     Window             // the last partLength of it
 	partAt   time.Duration      // when that began
 	closed   closed             // the window before it
 	blind    time.Time          // since when the plan's Watch sees nothing; zero if it does
@@ -304,7 +304,7 @@ func (s State) TakeOver(owner string, now time.Time) State {
 		m.s.Phase, m.s.Since = Idle, m.now
 	}
 	for i := range m.s.Retired {
-		m.s.Retired[i].Again, m.s.Retired[i].Stopped = false, false
+		m.s.Retired[i].Void, m.s.Retired[i].Stopped = 0, false
 	}
 	if m.s.Plan != nil {
 		m.event(TakenOver, "", "what is to run is started again if need be")

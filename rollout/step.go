@@ -76,7 +76,7 @@ func (m *machine) tick(now time.Time) {
 				continue
 			}
 			r.Waited += gap
-			if !r.GivenUp && r.Waited > r.Version.Drain+m.StopWithin {
+			if !r.GivenUp && r.Waited > later(r.Version.Drain, m.StopWithin) {
 				r.GivenUp = true
 				m.event(Problem, r.Version.ID, fmt.Sprintf("it has not stopped within %v; it is tried further, but not waited for", r.Waited))
 			}
@@ -311,7 +311,7 @@ func (m *machine) retire(v Version) {
 	case r != nil && r.Stopped:
 		r.Stopped = false
 	case r != nil:
-		r.Again = true
+		r.Void = was.stops
 	default:
 		s.Retired = append(s.Retired, Retirement{Version: v})
 	}

@@ -475,206 +475,6 @@ func TestNoComparisonOnTheWay(t *testing.T) {
 	require.LessOrEqual(t, s.state.Judgement.Evidence, 1.)
 }
 
-// A placed is a stepper with a rollout over locations, and traffic of both versions
-// wherever they have weights.
-type placed struct {
-	*stepper
-	served map[string]rollout.Traffic
-}
-
-// newPlaced returns one of which v1 has all traffic, and v2 was submitted.
-func newPlaced(t *testing.T, watch rollout.Analysis, steps ...rollout.Step) *placed {
-	t.Helper()
-	s := &placed{newStepper(t), map[string]rollout.Traffic{}}
-	submit := func(version string, p rollout.Plan) {
-		p.Version, p.Listeners, p.Locations = version, []string{"api"}, []string{"asia", "eu", "us"}
-		s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
-	}
-	submit("v1", rollout.AllAtOnce())
-	s.run()
-	p := rollout.Canary(append(steps, rollout.Bake(time.Hour))...)
-	p.Watch = &watch
-	submit("v2", p)
-	return s
-}
-
-// at returns the weight of v2 in a location.
-func (s *placed) at(location string) int {
-	return s.state.Weights.Of("v2", rollout.Place{Listener: "api", Location: location})
-}
-
-// serve lets each version serve requests at each location where it has a weight, a
-// thousand at a whole one, of which fails says how many fail.
-func (s *placed) serve(fails func(version, location string) float64) {
-	for _, v := range []string{"v1", "v2"} {
-		var places []rollout.PlaceTraffic
-		for _, split := range s.state.Weights.Splits {
-			n := uint64(1000 * s.state.Weights.Of(v, split.Place) / rollout.Whole)
-			places = append(places, rollout.PlaceTraffic{Place: split.Place,
-				Traffic: rollout.Traffic{Requests: n, Failures: uint64(float64(n) * fails(v, split.Location))}})
-		}
-		s.served[v] = s.served[v].Add(rollout.Traffic{Places: places})
-	}
-	s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: maps.Clone(s.served)})
-}
-
-// Where traffic is counted by place, versions are compared where both have some: a
-// place at which many requests fail, whoever serves them, says nothing, and one at
-// which more of the new version's fail says it all.
-func TestComparedWhereBothAre(t *testing.T) {
-	inEU := func(_, location string) float64 {
-		if location == "eu" {
-			return 0.1
-		}
-		return 0
-	}
-	worseInEU := func(version, location string) float64 {
-		if version == "v2" {
-			return 2 * inEU(version, location)
-		}
-		return inEU(version, location)
-	}
-	limits := rollout.Analysis{LimitsOnly: true, MinSuccess: 0.95}
-	for name, test := range map[string]struct {
-		watch   rollout.Analysis
-		weights map[string]float64
-		fails   func(version, location string) float64
-		phase   rollout.Phase
-		reason  string
-	}{
-		"a bad place":                      {rollout.Analysis{}, map[string]float64{"eu": 10}, inEU, rollout.Advancing, ""},
-		"worse at a bad place":             {rollout.Analysis{}, map[string]float64{"eu": 10}, worseInEU, rollout.RollingBack, "20 % of the new version's requests failed, 10 % of the old one's"},
-		"a bad place that it has alone":    {rollout.Analysis{}, map[string]float64{"eu": 100, "us": 50}, inEU, rollout.Advancing, ""},
-		"worse where it is alone":          {rollout.Analysis{}, map[string]float64{"eu": 100, "us": 50}, worseInEU, rollout.Advancing, ""},
-		"a bad place beside a good one":    {rollout.Analysis{}, map[string]float64{"asia": 30, "eu": 30}, inEU, rollout.Advancing, ""},
-		"worse at one of two":              {rollout.Analysis{}, map[string]float64{"asia": 30, "eu": 30}, worseInEU, rollout.RollingBack, "10 % of the new version's requests failed, 5 % of the old one's"},
-		"everywhere":                       {rollout.Analysis{}, map[string]float64{"asia": 30, "eu": 30, "us": 30}, worseInEU, rollout.RollingBack, "6.67 % of the new version's requests failed, 3.33 % of the old one's"},
-		"a limit counts what it has alone": {limits, map[string]float64{"eu": 100, "us": 50}, worseInEU, rollout.RollingBack, "86.7 % of the new version's requests succeeded, the least is 95 %"},
-		"a limit that is kept":             {limits, map[string]float64{"asia": 100, "us": 50}, worseInEU, rollout.Advancing, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var steps []rollout.Step
-			for l, w := range test.weights {
-				steps = append(steps, rollout.SetWeight(w).In(l))
-			}
-			s := newPlaced(t, test.watch, steps...)
-			s.run()
-			require.Equal(t, rollout.KindBake, s.state.Plan.Steps[s.state.Step].Kind)
-			for range 60 {
-				if s.serve(test.fails); s.state.Phase != rollout.Advancing {
-					break
-				}
-			}
-			require.Equal(t, test.phase, s.state.Phase, s.state.Reason)
-			assert.Contains(t, s.state.Reason, test.reason)
-			require.NotNil(t, s.state.Judgement)
-			if test.phase == rollout.Advancing && !test.watch.LimitsOnly {
-				assert.LessOrEqual(t, s.state.Judgement.Evidence, 1.)
-			}
-		})
-	}
-}
-
-// Two weights between nothing and all: with either of them the other place would
-// be compared wrongly. A plan that compares does not stay there, but can be paused.
-func TestNoComparisonOfTwoWeights(t *testing.T) {
-	s := newPlaced(t, rollout.Analysis{}, rollout.SetWeight(10), rollout.SetWeight(80).In("eu"), rollout.SetWeight(80))
-	for s.at("eu") < 8000 {
-		s.look(0)
-		for _, a := range s.wanted {
-			if s.at("eu") < 8000 {
-				s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
-			}
-		}
-	}
-	s.command(rollout.Command{Kind: rollout.CommandPause})
-	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActSetWeights, Weights: s.state.Weights}})
-	require.Equal(t, []int{1000, 8000, 1000}, []int{s.at("asia"), s.at("eu"), s.at("us")})
-	for range 60 {
-		s.serve(func(_, location string) float64 {
-			if location == "eu" {
-				return 0.5
-			}
-			return 0
-		})
-	}
-	require.Equal(t, rollout.Paused, s.state.Phase, s.state.Reason)
-	require.Equal(t, rollout.Inconclusive, s.state.Judgement.Verdict)
-	require.Contains(t, s.state.Judgement.Reason, "nothing to compare")
-	require.EqualValues(t, 59*1000, s.state.Judgement.NewRequests)
-}
-
-// A listener that only the new version has is not compared with those that the old
-// one has, too.
-func TestListenerOfItsOwn(t *testing.T) {
-	for _, byPlace := range []bool{false, true} {
-		s := newServing(t)
-		p := rollout.Canary(rollout.SetWeight(50), rollout.Bake(time.Hour))
-		p.Version, p.Listeners, p.Watch = "v2", []string{"api", "admin"}, &rollout.Analysis{}
-		s.command(rollout.Command{Kind: rollout.CommandSubmit, Plan: &p})
-		s.run()
-		v1, v2 := rollout.Traffic{}, rollout.Traffic{}
-		for range 60 {
-			api := rollout.PlaceTraffic{Place: rollout.Place{Listener: "api"}, Traffic: rollout.Traffic{Requests: 100}}
-			admin := rollout.PlaceTraffic{Place: rollout.Place{Listener: "admin"}, Traffic: rollout.Traffic{Requests: 10, Failures: 10}}
-			if byPlace {
-				v1 = v1.Add(rollout.Traffic{Places: []rollout.PlaceTraffic{api}})
-				v2 = v2.Add(rollout.Traffic{Places: []rollout.PlaceTraffic{api, admin}})
-			} else {
-				v1, v2 = v1.Add(api.Traffic), v2.Add(api.Add(admin.Traffic))
-			}
-			s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision},
-				Traffic: map[string]rollout.Traffic{"v1": v1, "v2": v2}})
-		}
-		if byPlace {
-			require.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
-		} else {
-			require.Equal(t, rollout.RollingBack, s.state.Phase, "this is what ByPlace is for")
-		}
-	}
-}
-
-// Limits hold, and pass, where the new version has all the traffic, too.
-func TestLimitsWhereItIsAlone(t *testing.T) {
-	limits := rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9, MinRequests: 1500}
-	s := newPlaced(t, limits, rollout.SetWeight(100).In("eu"), rollout.Analyze(nil, time.Hour), rollout.SetWeight(50).In("us"))
-	s.run()
-	none := func(_, _ string) float64 { return 0 }
-	s.serve(none)
-	require.Contains(t, s.state.Judgement.Reason, "had 1000 requests of late, of the 1500 it needs")
-	s.serve(none)
-	s.run()
-	require.Equal(t, 5000, s.at("us"), s.state.Reason)
-	require.Len(t, s.state.Windows, 1)
-	require.EqualValues(t, 2000, s.state.Windows[0].Apart.Requests)
-	require.Zero(t, s.state.Windows[0].New.Requests)
-}
-
-// What a call to Stats tells of a window after its end is divided by the weights of
-// that window.
-func TestRestByPlace(t *testing.T) {
-	s := newPlaced(t, rollout.Analysis{}, rollout.SetWeight(10).In("eu"))
-	s.run()
-	none := func(_, _ string) float64 { return 0 }
-	s.serve(none)
-	s.serve(none)
-	before := s.state.Weights
-	s.command(rollout.Command{Kind: rollout.CommandPromote})
-	s.look(0)
-	require.NotEqual(t, before.Revision, s.state.Weights.Revision)
-	rest := maps.Clone(s.served)
-	for v := range rest {
-		rest[v] = rest[v].Add(rollout.Traffic{Places: []rollout.PlaceTraffic{
-			{Place: rollout.Place{Listener: "api", Location: "eu"}, Traffic: rollout.Traffic{Requests: 7}},
-			{Place: rollout.Place{Listener: "api", Location: "us"}, Traffic: rollout.Traffic{Requests: 3}},
-		}})
-	}
-	s.look(0, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: before.Revision}, Traffic: rest})
-	require.Len(t, s.state.Windows, 1)
-	w := s.state.Windows[0]
-	require.Equal(t, []uint64{2*900 + 7, 2*100 + 7, 3}, []uint64{w.Old.Requests, w.New.Requests, w.Apart.Requests})
-}
-
 // What is referred to, at every stage.
 func TestVersions(t *testing.T) {
 	s := newStepper(t)
@@ -1006,4 +806,24 @@ func TestPromotedVersionGivenUpBeforeItsWeights(t *testing.T) {
 			require.Equal(t, rollout.Whole, s.state.Weights.Most("v1"))
 		})
 	}
+}
+
+// What comes to a version by its preview address alone is judged as it comes, not
+// when its window has ended.
+func TestPreviewIsJudged(t *testing.T) {
+	s := newServing(t)
+	p := rollout.Canary(rollout.SetWeight(0), rollout.Analyze(&rollout.Analysis{LimitsOnly: true, MinSuccess: 0.9, MinRequests: 500}, time.Hour))
+	p.Preview = "here"
+	s.submit("v2", p)
+	s.run()
+	var v2 rollout.Traffic
+	for i := range 400 {
+		v2.Requests++
+		if i >= 320 { // in the second window
+			v2.Requests += 9
+			v2.Failures += 10
+		}
+		s.look(time.Second, rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: s.state.Weights.Revision}, Traffic: map[string]rollout.Traffic{"v2": v2}})
+	}
+	require.Equal(t, rollout.RollingBack, s.state.Phase, s.state.Reason)
 }

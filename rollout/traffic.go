@@ -30,7 +30,7 @@ type Traffic struct {
 	Failures uint64 `json:"failures,omitempty"`
 
 	// Latency has how long they took, or those of them that were timed.
-	Latency Histogram `json:"latency"`
+	Latency Histogram `json:"latency,omitzero"`
 
 	// Restarts is how often a process of this version had to be started again.
 	Restarts uint64 `json:"restarts,omitempty"`
@@ -106,10 +106,10 @@ func (t Traffic) find(p Place) int {
 func (t Traffic) byPlace() bool { return len(t.Places) > 0 || t.Requests == 0 }
 
 // split returns the traffic at the places in question, and that at all others.
-func (t Traffic) split(at map[Place]bool) (there, apart Traffic) {
+func (t Traffic) split(at []Place) (there, apart Traffic) {
 	for _, p := range t.Places {
 		p.Restarts, p.Places = 0, nil
-		if at[p.Place] {
+		if slices.Contains(at, p.Place) {
 			there = there.Add(p.Traffic)
 		} else {
 			apart = apart.Add(p.Traffic)
@@ -126,6 +126,14 @@ func (t Traffic) total() Traffic {
 	}
 	_, all := t.split(nil)
 	return all
+}
+
+// at returns the requests at a place, without latencies.
+func (t Traffic) at(p Place) Traffic {
+	if i := t.find(p); i >= 0 {
+		return Traffic{Requests: t.Places[i].Requests, Failures: t.Places[i].Failures}
+	}
+	return Traffic{}
 }
 
 // SuccessRate returns the share of the requests that did not fail, 1 if there
@@ -161,10 +169,108 @@ type Window struct {
 	// an outage of both versions at that time says nothing against it. Zero means
 	// that the share did not move.
 	Peak float64 `json:"peak,omitempty"`
+
+	// Places has the requests and failures of Old and New, and Peak, by place, each
+	// place once, in the same order in all windows: a version is then found worse by
+	// what happened at each place, so that it does not matter if its share of the
+	// requests differs from place to place, as where sessions stick. And only windows
+	// of the same places are added up. Places may be added up for others, as one of no
+	// name.
+	Places []PlaceWindow `json:"places,omitempty"`
 }
 
+// PlaceWindow is a window of the traffic at one place. Apart, Index and Places of it
+// mean nothing.
+type PlaceWindow struct {
+	Place
+	Window
+}
+
+// maxPlaceWindows is how many places a Runner tells apart in a window, which is
+// stored; the rest counts as one.
+const maxPlaceWindows = 64
+
+// windowAt returns the window of the traffic at those places.
+func windowAt(old, new Traffic, at []Place) Window {
+	var w Window
+	w.New, w.Apart = new.split(at)
+	w.Old, _ = old.split(at)
+	w.Places = placeWindows(old, new, at)
+	return w
+}
+
+// placeWindows returns the windows of the traffic of both versions at those places.
+func placeWindows(old, new Traffic, at []Place) []PlaceWindow {
+	if len(at) == 0 {
+		return nil
+	}
+	places := make([]PlaceWindow, min(len(at), maxPlaceWindows))
+	for i, place := range at {
+		w := Window{Old: old.at(place), New: new.at(place)}
+		if i >= maxPlaceWindows-1 && len(at) > maxPlaceWindows {
+			rest := &places[maxPlaceWindows-1]
+			rest.Window = rest.plus(w)
+			continue
+		}
+		places[i] = PlaceWindow{place, w}
+	}
+	return places
+}
+
+// plus adds up two windows of the same places. Index is that of w.
 func (w Window) plus(v Window) Window {
-	return Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New), Apart: w.Apart.Add(v.Apart)}
+	sum := Window{Old: w.Old.Add(v.Old), New: w.New.Add(v.New), Apart: w.Apart.Add(v.Apart),
+		Index: w.Index, Peak: max(w.Peak, v.Peak)}
+	switch {
+	case w.Old.Requests+w.New.Requests == 0:
+		sum.Places = v.Places
+	case v.Old.Requests+v.New.Requests == 0:
+		sum.Places = w.Places
+	case samePlaces(w, v): // else a part of it was not told by place
+		sum.Places = slices.Clone(w.Places)
+		for i := range sum.Places {
+			sum.Places[i].Window = w.Places[i].plus(v.Places[i].Window)
+		}
+	}
+	return sum
+}
+
+func samePlaces(w, v Window) bool {
+	return slices.EqualFunc(w.Places, v.Places, func(p, q PlaceWindow) bool { return p.Place == q.Place })
+}
+
+// raise makes the peaks at least what the shares in a part of the window were.
+func (w *Window) raise(part Window) {
+	w.Peak = max(w.Peak, failures(part).leastShare())
+	if samePlaces(*w, part) {
+		w.Places = slices.Clone(w.Places)
+		for i := range w.Places {
+			w.Places[i].raise(part.Places[i].Window)
+		}
+	}
+}
+
+// failures counts requests that failed as bad, at each place.
+func (w Window) failures() []tally {
+	if len(w.Places) == 0 {
+		return []tally{failures(w)}
+	}
+	tallies := make([]tally, len(w.Places))
+	for i, p := range w.Places {
+		tallies[i] = failures(p.Window)
+	}
+	return tallies
+}
+
+// odd returns a place at which the new version's share of the requests is another
+// than elsewhere, though not by chance: what is added up there says nothing.
+func (w Window) odd() (at PlaceWindow, found bool) {
+	for _, p := range w.Places {
+		if t := failures(p.Window); t.oldAll+t.newAll > 0 && !sameShare(t, failures(w), len(w.Places)) {
+			return p, true
+		}
+	}
+	return at, false
 }
 
 // all returns all traffic of the new version.
@@ -197,13 +303,17 @@ func slow(w Window) tally {
 	return t
 }
 
-// alike reports whether the new version may have had the same share in both.
+// alike reports whether the new version may have had the same share in both, of the
+// traffic of the same places.
 func alike(a, b Window) bool {
 	x, y := failures(a), failures(b)
-	if !x.comparable() || !y.comparable() {
-		return false
-	}
+	return x.comparable() && y.comparable() && sameShare(x, y, 1) && samePlaces(a, b)
+}
+
+// sameShare reports whether the new version may have had the same share of both, if
+// that is asked of so many.
+func sameShare(x, y tally, asked int) bool {
 	s := x.plus(y).newShare()
-	chance := 3 * math.Sqrt(s*(1-s)*(1/(float64(x.oldAll)+float64(x.newAll))+1/(float64(y.oldAll)+float64(y.newAll))))
+	chance := math.Sqrt(9+2*math.Log(float64(asked))) * math.Sqrt(s*(1-s)*(1/(float64(x.oldAll)+float64(x.newAll))+1/(float64(y.oldAll)+float64(y.newAll))))
 	return math.Abs(x.newShare()-y.newShare()) <= sameSplit*s+chance
 }

@@ -19,12 +19,12 @@ func (m *machine) watch() {
 	}
 }
 
-// verdict judges what was seen so far. While the new version has lost its weight,
-// as it is not ready, the last window counts as the present one.
+// verdict judges what was seen so far. While the new version has lost the weight that
+// the plan gives it, as it is not ready, the last window counts as the present one.
 func (m *machine) verdict(a *Analysis) Judgement {
 	s := &m.s
 	w, earlier := s.Window, s.Windows
-	if n := len(earlier); n > 0 && s.Weights.Most(s.Plan.Version) == 0 {
+	if n := len(earlier); n > 0 && s.Weights.Most(s.Plan.Version) == 0 && hasWeight(s.Plan.weights(s.Step)) {
 		w, earlier = earlier[n-1], earlier[:n-1]
 	}
 	w.New.Restarts = saturating(w.New.Restarts, s.Restarts)

@@ -129,26 +129,27 @@ func (w Weights) Most(version string) int {
 // be compared, as it has the same weight at all of them: those at which others are,
 // too; or, where weights differ, those at which it and others have traffic. Even says
 // that weights do not differ. There are none if some of these differ as well.
-func (w Weights) shared(version string) (at map[Place]bool, even bool) {
+func (w Weights) shared(version string) (at []Place, even bool) {
 	even = true
-	all, part := map[Place]bool{}, map[Place]bool{}
-	every, some := -1, -1
+	var all, part []Place
+	every, some, two := -1, -1, false
 	for _, s := range w.Splits {
 		if len(s.Shares) < 2 {
 			continue // it is all one's own
 		}
 		weight := s.of(version)
 		even = even && (every < 0 || weight == every)
-		every, all[s.Place] = weight, true
-		if weight > 0 && weight < Whole && part != nil {
-			if part[s.Place] = true; some >= 0 && weight != some {
-				part = nil
-			}
-			some = weight
+		every, all = weight, append(all, s.Place)
+		if weight > 0 && weight < Whole {
+			two = two || some >= 0 && weight != some
+			some, part = weight, append(part, s.Place)
 		}
 	}
-	if even {
+	switch {
+	case even:
 		return all, true
+	case two:
+		return nil, false
 	}
 	return part, false
 }

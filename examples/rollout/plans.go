@@ -76,6 +76,9 @@ func (s planSpec) plan(version string, app *envelopekit.App) (rollout.Plan, erro
 	for _, l := range app.Listeners {
 		p.Listeners = append(p.Listeners, l.Name)
 	}
+	if len(p.Locations) > 0 {
+		return p, fmt.Errorf("plan of version %q: it names locations %q, and there are none here: everything runs on one host", version, p.Locations)
+	}
 	return p, p.Validate()
 }
 

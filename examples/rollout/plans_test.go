@@ -49,6 +49,7 @@ func TestPlan(t *testing.T) {
 		{file(`{"steps": [{"kind": "set weight", "percent": 5}]}`), 0, `unknown field "percent"`},
 		{file(`{"stesp": []}`), 0, `unknown field "stesp"`},
 		{file("{}"), 0, "no steps"},
+		{file(`{"locations": ["eu"], "steps": []}`), 0, `it names locations ["eu"], and there are none here`},
 		{good + ".json", 0, "no such file"},
 	} {
 		spec := planSpec{Name: tt.plan, Bake: tt.bake}
