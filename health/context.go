@@ -16,6 +16,7 @@ type checkContext struct {
 
 	mu    sync.Mutex
 	err   error
+	own   bool                 // it has ended, and Run's had not
 	done  chan struct{}        // nil until somebody asks for it
 	after map[*func()]struct{} // see AfterFunc
 }
@@ -39,6 +40,18 @@ func (c *checkContext) Done() <-chan struct{} {
 		}
 	}
 	return c.done
+}
+
+// Value returns what that of Run does; but a context that has ended before Run's keeps
+// its own cause, which [context.Cause] would look for there.
+func (c *checkContext) Value(key any) any {
+	c.mu.Lock()
+	own := c.own
+	c.mu.Unlock()
+	if own {
+		return context.WithoutCancel(c.Context).Value(key)
+	}
+	return c.Context.Value(key)
 }
 
 func (c *checkContext) Err() error {
@@ -79,7 +92,7 @@ func (c *checkContext) end(err error) {
 	if c.err != nil {
 		return
 	}
-	c.err = err
+	c.err, c.own = err, c.Context.Err() == nil
 	if c.done != nil {
 		close(c.done)
 	}

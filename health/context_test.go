@@ -102,6 +102,46 @@ func TestContextOfACheck(t *testing.T) {
 }
 
 // The end of Run's context may come first, and then a check is told of that.
+// What ended a context stays what ended it.
+func TestCauseOfTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := health.New(health.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		contexts := make(chan context.Context, 2)
+		for _, id := range []string{"late", "ended"} {
+			policy := second()
+			policy.Period, policy.Timeout = time.Minute, time.Minute
+			if id == "late" {
+				policy.Timeout = time.Second
+			}
+			if err := p.Add(health.Target{ID: id, Policy: policy, Check: func(ctx context.Context) (health.Result, error) {
+				contexts <- ctx
+				<-ctx.Done()
+				return health.Result{}, ctx.Err()
+			}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run, cancel := context.WithCancelCause(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(run) }()
+		causes := map[bool]error{}
+		seen := []context.Context{<-contexts, <-contexts}
+		time.Sleep(10 * time.Second)
+		why := errors.New("shutting down")
+		cancel(why)
+		<-done
+		for _, ctx := range seen {
+			causes[errors.Is(ctx.Err(), context.DeadlineExceeded)] = context.Cause(ctx)
+		}
+		if causes[true] != context.DeadlineExceeded || causes[false] != why {
+			t.Errorf("the one that was late has the cause %v, the one that Run ended %v", causes[true], causes[false])
+		}
+	})
+}
+
 func TestContextOfARunWithADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, err := health.New(health.Options{})

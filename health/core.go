@@ -224,7 +224,7 @@ func (c *core) wake(now instant) {
 				c.queue.push(t)
 			}
 		case running:
-			c.timeout(t, now)
+			c.timeout(t, due, now)
 			t.end(context.DeadlineExceeded)
 			t.phase = overdue
 			c.heap.set(t, now+grace)
@@ -243,6 +243,9 @@ func (c *core) wake(now instant) {
 				break
 			}
 			c.hanging(t, due, now)
+			if now-due >= t.policy.Value().Period {
+				due = now // those that were missed are not made up for
+			}
 			c.advance(t, due-t.policy.Value().Timeout)
 			c.missed(t, due)
 		}
@@ -269,7 +272,7 @@ func (c *core) park(t *target) {
 // hanging notes that a hanging check still hangs, when the one that it keeps
 // from being started would have ended at due.
 func (c *core) hanging(t *target, due, now instant) {
-	if late := now - due; late >= stall && late > t.policy.Value().Timeout/4 {
+	if late := now - due; late >= stall && late > t.policy.Value().Timeout/4 && c.forgiving(t) {
 		c.doubtful++
 		c.record(t, doubtful, heldUp(late), now, now)
 		return
@@ -362,7 +365,14 @@ func (c *core) launch(t *target, now instant) {
 	t.started, t.lost = now, c.lag.lostBy(now)
 	c.advance(t, now)
 	timeout := t.policy.Value().Timeout
-	c.heap.set(t, now+timeout+c.lag.stretch(timeout, now))
+	deadline := now + timeout
+	if more := c.lag.stretch(timeout, now); more > 0 {
+		deadline += more
+	} else if timeout > t.policy.Value().Period/10*9 && late < 2*stall {
+		// The next check has to wait for this one, so that lateness would add up.
+		deadline -= min(late, timeout/10)
+	}
+	c.heap.set(t, deadline)
 }
 
 // deadline returns when the check of a target that was started must have
@@ -393,8 +403,8 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	case was != running: // its failure has been noted
 	case v == doubtful: // it was ended by the end of the prober
 	case v == failed && now >= c.deadline(t):
-		c.timeout(t, now)
-	case v == failed && c.lag.settling(t.policy.Value().Timeout, t.started):
+		c.timeout(t, c.deadline(t), now)
+	case v == failed && c.forgiving(t) && c.lag.settling(t.policy.Value().Timeout, t.started):
 		c.doubt(t, heldUp(c.lag.length), now)
 	default:
 		c.record(t, v, reason, t.started, now)
@@ -403,10 +413,18 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 	return kept
 }
 
-// timeout notes that a check has not ended in time.
-func (c *core) timeout(t *target, now instant) {
+// forgiving reports whether a check that tells nothing may count for nothing. It is so
+// a few times only: a prober that is held up again and again must find out, too.
+func (c *core) forgiving(t *target) bool {
+	p := t.policy.Value()
+	return t.doubts < p.mostDoubts()
+}
+
+// timeout notes that a check has not ended by its deadline.
+func (c *core) timeout(t *target, deadline, now instant) {
+	t.due = max(t.due, deadline) // the next one could not start before
 	timeout := t.policy.Value().Timeout
-	if reason, ok := c.lag.excuse(timeout, t.started, t.lost, now); ok {
+	if reason, ok := c.lag.excuse(timeout, t.started, t.lost, now); ok && c.forgiving(t) {
 		c.doubt(t, reason, now)
 		return
 	}
@@ -428,7 +446,7 @@ func (c *core) record(t *target, v verdict, reason string, started, now instant)
 	o := observation{verdict: v, reason: reason}
 	policy := t.policy.Value()
 	if v == failed { // what a target says itself is not doubted
-		o.hold = c.hold(t, policy, started)
+		o.hold, o.void = c.hold(t, policy, started)
 	}
 	c.apply(t, policy, o, now)
 }
@@ -459,22 +477,22 @@ func (c *core) reassess(now instant) {
 }
 
 // hold returns why a target whose check has failed may not change for the worse
-// now, if it may not.
-func (c *core) hold(t *target, policy Policy, started instant) string {
+// now, if it may not, and whether that is since the failure is no evidence.
+func (c *core) hold(t *target, policy Policy, started instant) (reason string, void bool) {
 	known, failing := c.known, c.failing
 	if t.errors == 0 && (t.state == Ready || t.state == NotReady) {
 		failing++
 	}
 	switch g := t.group; {
 	case c.opts.panicking(known, failing):
-		return c.opts.panicText(known, failing)
+		return c.opts.panicText(known, failing), true
 	case started < c.calm:
-		return "cannot tell: the check began while too many targets failed at once"
+		return "cannot tell: the check began while too many targets failed at once", true
 	case t.state == Ready && int(t.failures)+1 >= min(policy.FailureThreshold, orMax(policy.LivenessThreshold)) &&
 		full(g.out, g.size, c.opts.MaxUnready):
-		return fmt.Sprintf("it stays: %d of %d of its group are out already, and %.3g %% may be", g.out, g.size, 100*c.opts.MaxUnready)
+		return fmt.Sprintf("it stays: %d of %d of its group are out already, and %.3g %% may be", g.out, g.size, 100*c.opts.MaxUnready), false
 	}
-	return ""
+	return "", false
 }
 
 // changed moves a target to the new end of the list of changes.

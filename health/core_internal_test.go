@@ -86,6 +86,21 @@ func playCore(t *testing.T, seed uint64, steps int) {
 	}
 }
 
+// A target that is removed while a snapshot is taken, and added again, may come twice.
+func TestNewestOfTwo(t *testing.T) {
+	var views []view
+	for n, id := range []string{"b", "a", "c", "b", "a"} {
+		views = append(views, view{t: &target{id: id}, n: n})
+	}
+	got := ""
+	for _, v := range newest(views) {
+		got += fmt.Sprint(v.t.id, v.n, " ")
+	}
+	if got != "a4 b3 c2 " {
+		t.Errorf("got %s", got)
+	}
+}
+
 // audit counts everything anew.
 func audit(t *testing.T, c *core, step int, inFlight map[*target]bool) {
 	t.Helper()

@@ -55,14 +55,16 @@
 //
 //   - it measures how late its own timers are. A check that was not answered
 //     in time counts for nothing if the prober was away so long that less than
-//     half of the timeout remains, and so does a failure right after a stall.
+//     half of the timeout remains, and so does a failure right after a stall; but
+//     no more than FailureThreshold of them, or two, since the target last
+//     answered: a prober that is held up all the time finds out, too, though later.
 //     After a stall longer than their period, targets are spread as new ones are.
 //     While the prober is late, timeouts are stretched by as much, at most
 //     twofold.
 //   - when more than Options.PanicShare of the targets fail at once it is in
-//     panic mode: no failure changes anything, [Status.Held] is set, and Why
-//     says "cannot tell". Answers still count, good ones and "not ready", since
-//     a prober that is cut off gets none.
+//     panic mode: no failure changes anything, now or when it is over, [Status.Held]
+//     is set, and Why says "cannot tell". Answers still count, good ones and "not
+//     ready", since a prober that is cut off gets none.
 //   - at most Options.MaxUnready of a group are out at once by its word. Who is
 //     held back by that changes with its next check that fails once another of
 //     the group is back, or has been removed: so remove what is gone for good. A

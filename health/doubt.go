@@ -97,7 +97,7 @@ type tally struct {
 	size    int // targets in routing or out by the prober's word
 	out     int // those out
 	ejected int // those among them out because of their traffic
-	known   int // targets that have answered, and are not dead
+	known   int // targets that have answered, and are not dead, or out for long
 	failing int // those among them whose last check failed
 }
 
@@ -112,7 +112,7 @@ func (c *tally) add(s *standing, sign int) {
 			c.ejected += sign
 		}
 	}
-	if s.state == Ready || s.state == NotReady {
+	if (s.state == Ready || s.state == NotReady) && !s.settled {
 		c.known += sign
 		if s.errors > 0 {
 			c.failing += sign

@@ -244,6 +244,144 @@ func TestHangingInDoubt(t *testing.T) {
 	}
 }
 
+// play lets time pass, with each wake-up so late. What answers says becomes of a
+// target's check: it passes, or fails at once, or is silent.
+func (r *rig) play(d, late time.Duration, answers func(k *target) verdict, until func() bool) {
+	const silent = doubtful
+	open := map[*target]bool{}
+	for end := r.now + d; r.now < end && !until(); {
+		wait, _ := r.plan(r.now)
+		for _, k := range r.wakeAfter(wait + late) {
+			if v := answers(k); v != silent {
+				r.finish(k, v, "refused", r.now)
+			} else {
+				open[k] = true
+			}
+		}
+		for k := range open {
+			if k.phase > running || r.now >= r.deadline(k) {
+				delete(open, k)
+				r.finish(k, failed, "deadline exceeded", r.now)
+			}
+		}
+	}
+}
+
+// A prober that is held up again and again finds out all the same: a few failures are
+// forgiven, not all.
+func TestDoubtEnds(t *testing.T) {
+	for _, late := range []time.Duration{95 * ms, 130 * ms, 150 * ms, 260 * ms, 400 * ms} {
+		for _, how := range []verdict{failed, doubtful} {
+			policy := Policy{Period: time.Second, Timeout: 500 * ms, SuccessThreshold: 1, FailureThreshold: 3}
+			r := newRig(t, Options{MaxUnready: 1}, 20, policy)
+			k := r.targets["7"]
+			began := r.now
+			r.play(time.Minute, late, func(c *target) verdict {
+				if c == k {
+					return how
+				}
+				return passed
+			}, func() bool { return k.state != Ready })
+			if took := r.now - began; k.state == Ready || took > 3*(policy.Timeout+3*policy.Period) {
+				t.Errorf("each time %v late, and silent %v: %v after %v: %s", late, how == doubtful, k.state, took, policy.why(k.standing))
+			}
+			for _, c := range r.targets {
+				if c != k && c.state != Ready {
+					t.Errorf("each time %v late: %s is %v", late, c.id, c.state)
+				}
+			}
+		}
+	}
+}
+
+// What was seen in panic mode is no evidence when it is over.
+func TestPanicLeavesNothing(t *testing.T) {
+	policy := Policy{Period: time.Second, Timeout: 500 * ms, SuccessThreshold: 1, FailureThreshold: 3, LivenessThreshold: 6}
+	r := newRig(t, Options{MaxUnready: 1}, 12, policy)
+	cutOff := 7
+	answers := func(k *target) verdict {
+		if n, _ := strconv.Atoi(k.id); n < cutOff {
+			return failed
+		}
+		return passed
+	}
+	r.play(30*time.Second, 0, answers, func() bool { return false })
+	if !r.inPanic || r.out > 0 {
+		t.Fatalf("panic: %v, %d are out", r.inPanic, r.out)
+	}
+	cutOff = 6
+	r.play(3*time.Second, 0, answers, func() bool { return !r.inPanic })
+	over := r.now
+	r.play(time.Minute, 0, answers, func() bool { return r.out > 0 })
+	if after := r.now - over; r.out == 0 || after < time.Second {
+		t.Errorf("%d are out %v after the panic: a single failure is enough", r.out, after)
+	}
+	r.play(time.Minute, 0, answers, func() bool {
+		for _, k := range r.targets {
+			if k.state == Dead {
+				return true
+			}
+		}
+		return false
+	})
+	if after := r.now - over; after < 4*time.Second {
+		t.Errorf("one is dead %v after the panic, before six checks have failed", after)
+	}
+}
+
+// Targets that go one after the other are no panic, however many.
+func TestAttrition(t *testing.T) {
+	policy := Policy{Period: time.Second, Timeout: 500 * ms, SuccessThreshold: 1, FailureThreshold: 3}
+	r := newRig(t, Options{MaxUnready: 1}, 10, policy)
+	for gone := 1; gone <= 10; gone++ {
+		r.play(time.Minute, 0, func(k *target) verdict {
+			if n, _ := strconv.Atoi(k.id); n < gone {
+				return failed
+			}
+			return passed
+		}, func() bool { return false })
+		if r.inPanic || r.out != gone {
+			t.Errorf("%d are gone, and %d are out, panic: %v", gone, r.out, r.inPanic)
+		}
+	}
+}
+
+// With a timeout as long as the period the next check waits for the last one, and
+// what the prober is late must not add up.
+func TestLatenessDoesNotAddUp(t *testing.T) {
+	for _, late := range []time.Duration{0, 3 * ms, 20 * ms, 45 * ms} {
+		policy := Policy{Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 20}
+		r := newRig(t, Options{MaxUnready: 1}, 1, policy)
+		k := r.targets["0"]
+		began := r.now
+		r.play(time.Minute, late, func(*target) verdict { return doubtful }, func() bool { return k.state != Ready })
+		if took := r.now - began; took > 21*time.Second+late+10*ms {
+			t.Errorf("each time %v late: found after %v", late, took)
+		}
+	}
+}
+
+// After a pause what a hanging check has missed is not made up for.
+func TestHangingOverAPause(t *testing.T) {
+	r := newRig(t, Options{Concurrency: 1000}, 500, one(100*ms, 100*ms))
+	hang := func() {
+		for range 200 {
+			r.sleep() // none ever ends
+		}
+	}
+	hang()
+	before := r.doubtful
+	r.oversleep(time.Hour)
+	if n := r.doubtful - before; n > 1000 {
+		t.Errorf("%d doubtful checks of 500 that hang", n)
+	}
+	before = r.checks
+	hang()
+	if r.checks != before {
+		t.Error("a check was started while the last one hangs")
+	}
+}
+
 // While a check is to start, or runs, the prober looks at the clock; otherwise it
 // sleeps.
 func TestPulse(t *testing.T) {

@@ -27,8 +27,10 @@ type Policy struct {
 	// most a quarter: that keeps the promise below. It is at least 1 ms. The
 	// prober wakes up every 2 ms at most, so with periods under 200 ms it may take
 	// up to 4 ms longer than promised to find a target out, and under 60 ms, if
-	// its check ignores its context, up to 50 ms longer. Periods under 10 ms are
-	// kept only roughly.
+	// its check ignores its context, up to 50 ms longer. With a Timeout of more than
+	// nine tenths of the period, checks have to wait for each other: what the prober is
+	// late is then taken from the timeout, up to a tenth of it, and what it is late beyond
+	// that adds up. Periods under 10 ms are kept only roughly.
 	Period time.Duration
 
 	// Timeout is how long a check may take, at most Period. A target that
@@ -67,13 +69,26 @@ func DefaultPolicy() Policy {
 	}
 }
 
+// mostDoubts is how many checks that tell nothing, as the prober was held up, are
+// forgiven since the last answer. Those after them count.
+func (p *Policy) mostDoubts() uint8 { return uint8(min(max(p.FailureThreshold, 2), maxDoubts)) }
+
+// maxDoubts keeps their number within its bits.
+const maxDoubts = 255
+
+// maxDuration is far beyond all uses, and leaves room for sums.
+const maxDuration = 100 * 365 * 24 * time.Hour
+
 // maxThreshold keeps counts within the bits that a target has for them.
 const maxThreshold = 1 << 20
 
 func (p *Policy) validate() error {
 	duration := func(field string, d time.Duration, least time.Duration, rule string) error {
-		if d < least {
+		switch {
+		case d < least:
 			return fmt.Errorf("field Policy.%s is %v: %s", field, d, rule)
+		case d > maxDuration:
+			return fmt.Errorf("field Policy.%s is %v: it must not be longer than 100 years", field, d)
 		}
 		return nil
 	}

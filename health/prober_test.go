@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -882,6 +883,8 @@ func TestBadInput(t *testing.T) {
 		{"failure", with(func(p *health.Policy) { p.FailureThreshold = -3 }), "Policy.FailureThreshold is -3: it must be from 1"},
 		{"liveness", with(func(p *health.Policy) { p.LivenessThreshold = -1 }), "Policy.LivenessThreshold is -1: it must be from 0"},
 		{"startup", with(func(p *health.Policy) { p.StartupThreshold = 1 << 30 }), "Policy.StartupThreshold is 1073741824"},
+		{"endless period", with(func(p *health.Policy) { p.Period = math.MaxInt64 }), "Policy.Period is 2562047h47m16.854775807s: it must not be longer than 100 years"},
+		{"endless delay", with(func(p *health.Policy) { p.InitialDelay = math.MaxInt64 }), "Policy.InitialDelay is 2562047h47m16.854775807s: it must not be longer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if err := p.Add(c.target); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -907,6 +910,7 @@ func TestBadInput(t *testing.T) {
 		{health.Options{Outlier: health.Outlier{Interval: -1}}, "Options.Outlier.Interval"},
 		{health.Options{Outlier: health.Outlier{MaxEjectionPercent: 101}}, "Options.Outlier.MaxEjectionPercent"},
 		{health.Options{Outlier: health.Outlier{MaxEjectionTime: -1}}, "Options.Outlier.MaxEjectionTime"},
+		{health.Options{Outlier: health.Outlier{BaseEjectionTime: math.MaxInt64}}, "Options.Outlier.BaseEjectionTime must not be longer than 100 years"},
 		{health.Options{Outlier: health.Outlier{ConsecutiveGatewayFailure: -1}}, "Options.Outlier.ConsecutiveGatewayFailure"},
 		{health.Options{Outlier: health.Outlier{FailurePercentageThreshold: -1}}, "Options.Outlier.FailurePercentageThreshold"},
 		{health.Options{Outlier: health.Outlier{LatencyFactor: 0.5}}, "Options.Outlier.LatencyFactor"},

@@ -53,6 +53,9 @@ func (r Restart) Next(h RestartHistory, now time.Time, healthy time.Duration, ra
 	}
 	var recent []time.Time
 	for _, t := range h.Recent {
+		if t.After(now) {
+			t = now // the clock was set back
+		}
 		if now.Sub(t) < r.Window {
 			recent = append(recent, t)
 		}

@@ -109,6 +109,23 @@ func TestRestartHistoryIsStored(t *testing.T) {
 }
 
 // Two futures of one history do not affect each other.
+// A clock that was wrong, and is set back, does not keep a target down until the time
+// that it showed.
+func TestRestartAfterAWrongClock(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var h health.RestartHistory
+	for range 10 {
+		h.Recent = append(h.Recent, now.AddDate(5, 0, 0))
+	}
+	h, _, err := health.Restart{}.Next(h, now, 0, 0.5)
+	if !errors.Is(err, health.ErrGaveUp) {
+		t.Errorf("ten restarts of late: %v", err)
+	}
+	if _, _, err = (health.Restart{}).Next(h, now.Add(11*time.Minute), 0, 0.5); err != nil {
+		t.Errorf("a window later: %v", err)
+	}
+}
+
 func TestRestartHistoryIsAValue(t *testing.T) {
 	r := health.Restart{Limit: 4, Window: time.Hour}
 	now := time.Unix(0, 0)

@@ -160,6 +160,7 @@ func TestDetectionTable(t *testing.T) {
 		return func(at instant) bool { return during(at, event, length) }
 	}
 	stutter := func(at instant) bool { return at > event && at < 2*event && at%(400*ms) < 200*ms }
+	starved := func(at instant) bool { return at > event && at < 2*event && at%(200*ms) < 150*ms }
 
 	realSeeds := uint64(6) // of the scenes in which a target dies
 	if s := os.Getenv("HEALTH_SEEDS"); s != "" {
@@ -189,12 +190,14 @@ func TestDetectionTable(t *testing.T) {
 		{"the prober pauses 5 s", quick, stall(5 * time.Second), 0, false},
 		{"the prober pauses 5 s, replies are lost", lost(5*time.Second, func(int) bool { return true }), stall(5 * time.Second), 0, false},
 		{"the prober gets every other 200 ms", quick, stutter, 0, false},
+		{"the prober gets 50 of each 200 ms", quick, starved, 0, false},
 		{"half the network stalls 1 s", pause(time.Second, half), nil, 0, false},
 		{"half the network stalls 5 s", pause(5*time.Second, half), nil, 33, false},
 		{"60 % of the network stall 5 s", pause(5*time.Second, most), nil, 0, false},
 		{"60 % of the network lose all for 30 s", lost(event, most), nil, 0, false},
 		{"one target dies", lost(time.Hour, one), nil, 1, true},
 		{"one dies while the prober stutters", lost(time.Hour, one), stutter, 1, true},
+		{"one dies while it gets 50 of 200 ms", lost(time.Hour, one), starved, 1, true},
 	} {
 		for _, p := range []struct {
 			name   string

@@ -11,7 +11,8 @@ import (
 //	unknown    ready or not ready, by the first answer; starting, if there was none
 //	           or it takes more of them; dead, if StartupThreshold is 1
 //	starting   ready, not ready; dead
-//	ready      not ready; dead, if LivenessThreshold is not above FailureThreshold
+//	ready      not ready; dead, if LivenessThreshold is not above FailureThreshold,
+//	           or it was held for as long
 //	not ready  ready; dead
 //	dead       ready, not ready
 //
@@ -57,6 +58,7 @@ type observation struct {
 	verdict verdict
 	reason  string  // what the check said; empty if it passed
 	hold    string  // why no change for the worse may be made now; empty if it may
+	void    bool    // of a failure: it is no evidence, now or later
 	until   instant // of an outlier: the end of its ejection
 }
 
@@ -65,8 +67,11 @@ type standing struct {
 	state     State
 	previous  State // the state before this one
 	last      verdict
-	out       bool // it was ready, and was taken out
-	byTraffic bool // it is not ready because of its traffic
+	out       bool  // it was ready, and was taken out
+	byTraffic bool  // it is not ready because of its traffic
+	void      bool  // its last failure was no evidence
+	settled   bool  // it has been out for so long that it does not fail now
+	doubts    uint8 // since its last answer, at most maxDoubts
 
 	successes int32 // in a row
 	failures  int32 // in a row, of readiness
@@ -76,7 +81,7 @@ type standing struct {
 	checked instant // the last observation by a check
 	ejected instant // not ready until then, whatever the checks say
 
-	reason string // of the newest observation that was not a pass
+	reason string // of the newest observation that was not a pass, or of the ejection
 	held   string // why the state is still what it is, when it ought to be worse
 }
 
@@ -91,33 +96,41 @@ func (p *Policy) next(s standing, o observation, now instant) standing {
 		return s.enter(NotReady, now)
 	}
 	s.last, s.checked = o.verdict, now
+	if o.verdict != passed && now >= s.ejected {
+		s.byTraffic = false
+	}
+	if !s.byTraffic {
+		s.reason = o.reason
+	}
 	switch o.verdict {
 	case doubtful: // it counts for nothing
-		s.reason = o.reason
+		s.doubts = min(s.doubts+1, maxDoubts)
 		return s
 	case passed:
 		s.successes, s.failures, s.errors = count(s.successes), 0, 0
-		if !s.byTraffic {
-			s.reason = ""
-		}
+		s.void, s.settled, s.doubts = false, false, 0
 	case unready:
 		s.successes, s.failures, s.errors = 0, count(s.failures), 0
-		s.reason = o.reason
+		s.void, s.settled, s.doubts = false, false, 0
 	case failed:
+		if s.void && !o.void { // what was no evidence does not become some
+			s.failures, s.errors = 0, 0
+		}
+		s.void = o.void
 		s.successes, s.failures, s.errors = 0, count(s.failures), count(s.errors)
-		s.reason = o.reason
+		s.settled = s.settled || !o.void && s.state == NotReady && int(s.errors) >= p.FailureThreshold+max(p.FailureThreshold, 2)
 	}
 	s.held = ""
 	to := p.aim(s, o.verdict, now)
 	if to == s.state {
-		if o.verdict != passed {
-			s.byTraffic = s.byTraffic && now < s.ejected
-		}
 		return s
 	}
 	if worse := to == Dead || s.state == Ready; worse && o.hold != "" {
 		s.held = o.hold
 		return s
+	}
+	if to == Dead {
+		s.reason = o.reason
 	}
 	return s.enter(to, now)
 }
@@ -127,7 +140,7 @@ func (p *Policy) aim(s standing, v verdict, now instant) State {
 	switch v {
 	case passed:
 		switch {
-		case now < s.ejected && s.state != Dead:
+		case now < s.ejected:
 			return s.state
 		case int(s.successes) >= p.SuccessThreshold || s.state == Ready:
 			return Ready
@@ -163,8 +176,11 @@ func (s standing) enter(to State, now instant) standing {
 	if to != NotReady {
 		s.byTraffic = false
 	}
+	if to == Ready || to == Dead { // what is restarted begins anew
+		s.ejected = 0
+	}
 	if to == Ready {
-		s.ejected, s.reason = 0, ""
+		s.reason = ""
 	}
 	return s
 }
@@ -189,7 +205,7 @@ func (p *Policy) why(s standing) string {
 		}
 	case Ready:
 		if s.failures == 0 && s.last == doubtful {
-			text = "its checks passed so far"
+			text = "its last check told nothing"
 		} else if s.failures == 0 {
 			text = "its checks pass"
 		} else {

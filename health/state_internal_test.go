@@ -40,6 +40,9 @@ func (m *slowModel) observe(o observation, now instant) {
 		}
 		return
 	}
+	if n := len(m.seen); n > 0 && m.seen[n-1].verdict == failed && m.seen[n-1].void && o.verdict == failed && !o.void {
+		m.seen = m.seen[:n-m.row(func(v verdict) bool { return v != passed })] // nothing is left
+	}
 	m.seen = append(m.seen, o)
 	answers := slices.ContainsFunc(m.seen, func(o observation) bool { return o.verdict == unready }) ||
 		m.state != Unknown && m.state != Starting
@@ -73,7 +76,7 @@ func (m *slowModel) observe(o observation, now instant) {
 	if worse && o.hold != "" {
 		return
 	}
-	if to == Ready {
+	if to == Ready || to == Dead {
 		m.eject = 0
 	}
 	m.state = to
@@ -103,6 +106,7 @@ func playScript(t *testing.T, seed uint64, script []byte) {
 		}
 		if b&16 != 0 && o.verdict != passed {
 			o.hold = "on hold"
+			o.void = o.verdict == failed && b&32 != 0
 		}
 		if o.verdict == outlier {
 			o.until = now + 5*time.Second
@@ -140,6 +144,35 @@ func TestNextAgainstModel(t *testing.T) {
 			}
 		}
 		playScript(t, rng.Uint64(), script)
+	}
+}
+
+// A target that was ejected, died, and was restarted in place is not kept out by what
+// became of its predecessor's requests; and a check that fails meanwhile does not pass
+// for the reason of the ejection.
+func TestEjectedAndRestarted(t *testing.T) {
+	p := Policy{SuccessThreshold: 1, FailureThreshold: 1, LivenessThreshold: 2}
+	var s standing
+	see := func(v verdict, reason string) {
+		t.Helper()
+		s = p.next(s, observation{verdict: v, reason: reason, until: 300 * time.Second}, s.checked+time.Second)
+	}
+	see(passed, "")
+	see(outlier, "5 errors in a row")
+	see(failed, "refused")
+	if why := p.why(s); s.state != NotReady || why != "ejected because of its traffic: 5 errors in a row" {
+		t.Errorf("it is %v: %s", s.state, why)
+	}
+	see(passed, "")
+	see(failed, "refused")
+	see(failed, "refused")
+	if why := p.why(s); s.state != Dead || why != "2 checks failed in a row: refused" {
+		t.Errorf("it is %v: %s", s.state, why)
+	}
+	see(unready, "warming up")
+	see(passed, "")
+	if s.state != Ready {
+		t.Errorf("it is %v: %s", s.state, p.why(s))
 	}
 }
 

@@ -62,10 +62,18 @@ type Snapshot struct {
 // can be found outside.
 type view struct {
 	t       *target // its immutable fields only
+	n       int     // which of many this is
 	s       standing
 	took    int32
 	hung    bool
 	ejected int
+}
+
+// newest sorts views by ID. Between two chunks a target may have been removed, and one
+// of its ID added: that came later, and counts.
+func newest(views []view) []view {
+	slices.SortFunc(views, func(a, b view) int { return cmp.Or(cmp.Compare(a.t.id, b.t.id), cmp.Compare(b.n, a.n)) })
+	return slices.CompactFunc(views, func(a, b view) bool { return a.t.id == b.t.id })
 }
 
 func (t *target) view() view {
@@ -132,14 +140,16 @@ func (p *Prober) Snapshot() Snapshot {
 	}
 	views := make([]view, 0, len(c.targets))
 	for _, t := range c.targets {
-		if views = append(views, t.view()); len(views)%chunk == 0 {
+		v := t.view()
+		v.n = len(views)
+		if views = append(views, v); len(views)%chunk == 0 {
 			p.mu.Unlock()
 			p.mu.Lock() // whoever waits for it comes first: it is fair to those who wait for 1 ms
 		}
 	}
 	p.mu.Unlock()
 
-	slices.SortFunc(views, func(a, b view) int { return cmp.Compare(a.t.id, b.t.id) })
+	views = newest(views)
 	s.Targets = make([]Status, len(views))
 	for i, v := range views {
 		s.Targets[i] = p.status(v)
