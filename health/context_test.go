@@ -101,7 +101,6 @@ func TestContextOfACheck(t *testing.T) {
 	}
 }
 
-// The end of Run's context may come first, and then a check is told of that.
 // What ended a context stays what ended it.
 func TestCauseOfTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -142,6 +141,7 @@ func TestCauseOfTheEnd(t *testing.T) {
 	})
 }
 
+// The end of Run's context may come first, and then a check is told of that.
 func TestContextOfARunWithADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, err := health.New(health.Options{})

@@ -218,7 +218,7 @@ func (c *core) wake(now instant) {
 			}
 			c.heap.remove(t)
 			t.phase = waiting
-			if t.errors > 0 {
+			if t.failing {
 				c.suspect.push(t)
 			} else {
 				c.queue.push(t)
@@ -414,10 +414,11 @@ func (c *core) finish(t *target, v verdict, reason string, now instant) bool {
 }
 
 // forgiving reports whether a check that tells nothing may count for nothing. It is so
-// a few times only: a prober that is held up again and again must find out, too.
+// a few times only, for a prober that is held up again and again must find out, too;
+// unless most targets are like that.
 func (c *core) forgiving(t *target) bool {
 	p := t.policy.Value()
-	return t.doubts < p.mostDoubts()
+	return t.doubts < p.mostDoubts() || c.opts.panicking(&c.tally, c.failing+c.doubted)
 }
 
 // timeout notes that a check has not ended by its deadline.
@@ -428,7 +429,7 @@ func (c *core) timeout(t *target, deadline, now instant) {
 		c.doubt(t, reason, now)
 		return
 	}
-	c.record(t, failed, fmt.Sprintf("no answer within %v", timeout), t.started, now)
+	c.record(t, failed, fmt.Sprintf("no answer within %v", (deadline-t.started).Round(time.Millisecond)), t.started, now)
 }
 
 // doubt notes that a check told nothing, and has it repeated soon: the prober
@@ -470,7 +471,7 @@ func (c *core) apply(t *target, policy Policy, o observation, now instant) {
 // reassess begins and ends panic mode.
 func (c *core) reassess(now instant) {
 	was := c.inPanic
-	c.inPanic = c.opts.panicking(c.known, c.failing)
+	c.inPanic = c.opts.panicking(&c.tally, c.failing)
 	if was && !c.inPanic {
 		c.calm = now
 	}
@@ -479,13 +480,13 @@ func (c *core) reassess(now instant) {
 // hold returns why a target whose check has failed may not change for the worse
 // now, if it may not, and whether that is since the failure is no evidence.
 func (c *core) hold(t *target, policy Policy, started instant) (reason string, void bool) {
-	known, failing := c.known, c.failing
-	if t.errors == 0 && (t.state == Ready || t.state == NotReady) {
+	failing := c.failing
+	if (t.state == Ready || t.state == NotReady) && !t.settled && !t.failing {
 		failing++
 	}
 	switch g := t.group; {
-	case c.opts.panicking(known, failing):
-		return c.opts.panicText(known, failing), true
+	case c.opts.panicking(&c.tally, failing):
+		return c.opts.panicText(c.known-c.settled, failing), true
 	case started < c.calm:
 		return "cannot tell: the check began while too many targets failed at once", true
 	case t.state == Ready && int(t.failures)+1 >= min(policy.FailureThreshold, orMax(policy.LivenessThreshold)) &&
@@ -542,7 +543,7 @@ func (c *core) next() (at instant, ok bool) {
 func (c *core) doubts(now instant) string {
 	switch lag := c.lag.lag(now); {
 	case c.inPanic:
-		return c.opts.panicText(c.known, c.failing)
+		return c.opts.panicText(c.known-c.settled, c.failing)
 	case c.stuck >= c.opts.Concurrency:
 		return fmt.Sprintf("cannot tell: all %d slots hang in checks that ignore their context", c.opts.Concurrency)
 	case lag >= stall:

@@ -159,7 +159,7 @@ func audit(t *testing.T, c *core, step int, inFlight map[*target]bool) {
 			t.Fatalf("step %d: the list of changes is broken", step)
 		}
 	}
-	if listed != len(c.targets) || c.inPanic != c.opts.panicking(c.known, c.failing) {
+	if listed != len(c.targets) || c.inPanic != c.opts.panicking(&c.tally, c.failing) {
 		t.Fatalf("step %d: %d of %d are listed, panic: %v", step, listed, len(c.targets), c.inPanic)
 	}
 }

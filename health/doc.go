@@ -57,7 +57,8 @@
 //     in time counts for nothing if the prober was away so long that less than
 //     half of the timeout remains, and so does a failure right after a stall; but
 //     no more than FailureThreshold of them, or two, since the target last
-//     answered: a prober that is held up all the time finds out, too, though later.
+//     answered, unless most targets are like that: a prober that is held up all the
+//     time finds out, too, though later.
 //     After a stall longer than their period, targets are spread as new ones are.
 //     While the prober is late, timeouts are stretched by as much, at most
 //     twofold.

@@ -97,8 +97,10 @@ type tally struct {
 	size    int // targets in routing or out by the prober's word
 	out     int // those out
 	ejected int // those among them out because of their traffic
-	known   int // targets that have answered, and are not dead, or out for long
-	failing int // those among them whose last check failed
+	known   int // targets that have answered, and are not dead
+	settled int // those among them that have failed for long
+	failing int // of the others: the last check that told something failed
+	doubted int // of the rest: the last check told nothing
 }
 
 // add counts a target in its standing, or with sign -1 no longer.
@@ -112,17 +114,23 @@ func (c *tally) add(s *standing, sign int) {
 			c.ejected += sign
 		}
 	}
-	if (s.state == Ready || s.state == NotReady) && !s.settled {
+	if s.state == Ready || s.state == NotReady {
 		c.known += sign
-		if s.errors > 0 {
+		switch {
+		case s.settled:
+			c.settled += sign
+		case s.failing:
 			c.failing += sign
+		case s.last == doubtful:
+			c.doubted += sign
 		}
 	}
 }
 
-// panicking tells whether so much fails at once that it must be the prober.
-func (o *Options) panicking(known, failing int) bool {
-	return known >= o.PanicMinimum && float64(failing) > o.PanicShare*float64(known)
+// panicking tells whether so much fails at once that it must be the prober. What has
+// failed for long is out of that count, but a few that are left are no more than a few.
+func (o *Options) panicking(c *tally, failing int) bool {
+	return c.known >= o.PanicMinimum && float64(failing) > o.PanicShare*float64(max(c.known-c.settled, o.PanicMinimum))
 }
 
 // full tells whether no further target of a group may be taken out.

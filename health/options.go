@@ -32,7 +32,7 @@ type Options struct {
 	PanicShare float64
 
 	// PanicMinimum is how many targets there must be for a share of them to
-	// mean anything. Zero means 5.
+	// mean anything; and of how many at least the share is taken. Zero means 5.
 	PanicMinimum int
 
 	// MaxUnready is the share of a group that may be out at once, because their

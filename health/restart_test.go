@@ -108,7 +108,6 @@ func TestRestartHistoryIsStored(t *testing.T) {
 	}
 }
 
-// Two futures of one history do not affect each other.
 // A clock that was wrong, and is set back, does not keep a target down until the time
 // that it showed.
 func TestRestartAfterAWrongClock(t *testing.T) {
@@ -126,6 +125,7 @@ func TestRestartAfterAWrongClock(t *testing.T) {
 	}
 }
 
+// Two futures of one history do not affect each other.
 func TestRestartHistoryIsAValue(t *testing.T) {
 	r := health.Restart{Limit: 4, Window: time.Hour}
 	now := time.Unix(0, 0)

@@ -58,7 +58,7 @@ type observation struct {
 	verdict verdict
 	reason  string  // what the check said; empty if it passed
 	hold    string  // why no change for the worse may be made now; empty if it may
-	void    bool    // of a failure: it is no evidence, now or later
+	void    bool    // of a failure: it is no evidence, and does not count
 	until   instant // of an outlier: the end of its ejection
 }
 
@@ -69,8 +69,8 @@ type standing struct {
 	last      verdict
 	out       bool  // it was ready, and was taken out
 	byTraffic bool  // it is not ready because of its traffic
-	void      bool  // its last failure was no evidence
-	settled   bool  // it has been out for so long that it does not fail now
+	failing   bool  // the last check that told something failed, whether it counts or not
+	settled   bool  // it has failed for so long that it is no news
 	doubts    uint8 // since its last answer, at most maxDoubts
 
 	successes int32 // in a row
@@ -96,7 +96,7 @@ func (p *Policy) next(s standing, o observation, now instant) standing {
 		return s.enter(NotReady, now)
 	}
 	s.last, s.checked = o.verdict, now
-	if o.verdict != passed && now >= s.ejected {
+	if now >= s.ejected && (o.verdict == unready || o.verdict == failed) {
 		s.byTraffic = false
 	}
 	if !s.byTraffic {
@@ -108,17 +108,23 @@ func (p *Policy) next(s standing, o observation, now instant) standing {
 		return s
 	case passed:
 		s.successes, s.failures, s.errors = count(s.successes), 0, 0
-		s.void, s.settled, s.doubts = false, false, 0
+		s.failing, s.settled, s.doubts = false, false, 0
 	case unready:
 		s.successes, s.failures, s.errors = 0, count(s.failures), 0
-		s.void, s.settled, s.doubts = false, false, 0
+		s.failing, s.settled, s.doubts = false, false, 0
 	case failed:
-		if s.void && !o.void { // what was no evidence does not become some
-			s.failures, s.errors = 0, 0
+		s.successes, s.failing = 0, true
+		if o.void {
+			if s.state != Dead {
+				s.held = o.hold
+			}
+			if s.state == Unknown {
+				return s.enter(Starting, now)
+			}
+			return s
 		}
-		s.void = o.void
-		s.successes, s.failures, s.errors = 0, count(s.failures), count(s.errors)
-		s.settled = s.settled || !o.void && s.state == NotReady && int(s.errors) >= p.FailureThreshold+max(p.FailureThreshold, 2)
+		s.failures, s.errors = count(s.failures), count(s.errors)
+		s.settled = int(s.errors) >= p.FailureThreshold+max(p.FailureThreshold, 2)
 	}
 	s.held = ""
 	to := p.aim(s, o.verdict, now)
@@ -204,12 +210,15 @@ func (p *Policy) why(s standing) string {
 			text = fmt.Sprintf("no answer yet: %s failed", checks(int(s.errors)))
 		}
 	case Ready:
-		if s.failures == 0 && s.last == doubtful {
-			text = "its last check told nothing"
-		} else if s.failures == 0 {
-			text = "its checks pass"
-		} else {
+		switch {
+		case s.failures > 0:
 			text = fmt.Sprintf("%s failed in a row, of %d that it takes", checks(int(s.failures)), p.FailureThreshold)
+		case s.failing:
+			text = "its checks fail"
+		case s.last == doubtful:
+			text = "its last check told nothing"
+		default:
+			text = "its checks pass"
 		}
 	case NotReady:
 		switch {
@@ -217,6 +226,8 @@ func (p *Policy) why(s standing) string {
 			text = "ejected because of its traffic"
 		case s.successes > 0:
 			text = fmt.Sprintf("%d of %s passed so far", s.successes, checks(p.SuccessThreshold))
+		case s.failing && s.failures == 0:
+			text = "its checks fail"
 		case s.errors == 0:
 			text = "it answers, but is not ready"
 		default:

@@ -40,15 +40,21 @@ func (m *slowModel) observe(o observation, now instant) {
 		}
 		return
 	}
-	if n := len(m.seen); n > 0 && m.seen[n-1].verdict == failed && m.seen[n-1].void && o.verdict == failed && !o.void {
-		m.seen = m.seen[:n-m.row(func(v verdict) bool { return v != passed })] // nothing is left
+	if o.void { // it counts for nothing, but ends a row of passes
+		if m.state == Unknown {
+			m.state = Starting
+		}
+		if n := len(m.seen); n > 0 && m.seen[n-1].verdict == passed {
+			m.seen = append(m.seen, observation{verdict: doubtful})
+		}
+		return
 	}
 	m.seen = append(m.seen, o)
 	answers := slices.ContainsFunc(m.seen, func(o observation) bool { return o.verdict == unready }) ||
 		m.state != Unknown && m.state != Starting
 	passes := m.row(func(v verdict) bool { return v == passed })
 	misses := m.row(func(v verdict) bool { return v == failed })
-	bad := m.row(func(v verdict) bool { return v != passed })
+	bad := m.row(func(v verdict) bool { return v == failed || v == unready })
 	to := m.state
 	switch {
 	case passes > 0 && m.state == Unknown:
@@ -173,6 +179,34 @@ func TestEjectedAndRestarted(t *testing.T) {
 	see(passed, "")
 	if s.state != Ready {
 		t.Errorf("it is %v: %s", s.state, p.why(s))
+	}
+}
+
+// What fails in panic mode counts neither then nor when an answer "not ready" follows.
+func TestUnreadyAfterPanic(t *testing.T) {
+	p := Policy{SuccessThreshold: 1, FailureThreshold: 3, LivenessThreshold: 6}
+	s := p.next(standing{}, observation{verdict: passed}, 1)
+	for i := range 30 {
+		s = p.next(s, observation{verdict: failed, reason: "silence", hold: "cannot tell", void: true}, instant(2+i))
+	}
+	if why := p.why(s); s.state != Ready || s.held == "" || why != "its checks fail: silence; cannot tell" {
+		t.Errorf("it is %v: %s", s.state, why)
+	}
+	s = p.next(s, observation{verdict: unready, reason: "warming up"}, 40)
+	if why := p.why(s); s.state != Ready || s.held != "" || why != "1 check failed in a row, of 3 that it takes: warming up" {
+		t.Errorf("it is %v: %s", s.state, why)
+	}
+}
+
+// A check that tells nothing does not end an ejection, nor its reason.
+func TestDoubtAfterEjection(t *testing.T) {
+	p := Policy{SuccessThreshold: 2, FailureThreshold: 1}
+	s := p.next(standing{}, observation{verdict: passed}, 1)
+	s = p.next(s, observation{verdict: passed}, 2)
+	s = p.next(s, observation{verdict: outlier, reason: "5 errors in a row", until: 10}, 3)
+	s = p.next(s, observation{verdict: doubtful, reason: "cannot tell"}, 11)
+	if why := p.why(s); why != "ejected because of its traffic: 5 errors in a row" {
+		t.Errorf("it is %v: %s", s.state, why)
 	}
 }
 

@@ -81,14 +81,14 @@ func watchHealth(ctx context.Context, d *envelopekit.Deployment, show func(strin
 	})
 	seen := newReports("replica", show)
 	for c := range prober.Subscribe(ctx) {
+		// Before it is shown, which may take its time: by then another may be in its
+		// place.
+		if r, ok := watched.Load(c.ID); ok && c.State == health.Dead {
+			if err := d.Restart(r.(replica).group, r.(replica).number, "it is dead: "+c.Why); err != nil {
+				show("health of replicas: " + err.Error())
+			}
+		}
 		seen.tell(c)
-		r, ok := watched.Load(c.ID)
-		if !ok || c.State != health.Dead {
-			continue
-		}
-		if err := d.Restart(r.(replica).group, r.(replica).number, "it is dead: "+c.Why); err != nil {
-			show("health of replicas: " + err.Error())
-		}
 	}
 	return nil
 }

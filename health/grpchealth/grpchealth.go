@@ -11,7 +11,10 @@
 // connect at once, so that the period of the checks is what counts, not the time
 // for which gRPC backs off, which grows to two minutes: a server that is back is
 // seen by the second check after that at the latest. Others who use the connection
-// feel that, too.
+// feel that, too. But a connection that was lost without a word, as by a NAT that has
+// forgotten it, goes on to be used until gRPC's keepalive or the kernel notices, and its
+// server counts as failing for so long: where that may happen, dial with
+// grpc.WithKeepaliveParams, and a Time that the server allows.
 package grpchealth
 
 import (
