@@ -191,13 +191,16 @@ type wrappedConn struct{ opaqueConn }
 func (c wrappedConn) NetConn() net.Conn { return c.Conn }
 
 // newListenerOf returns a listener for connections of a kind: "tcp", "unix", or of
-// TCP but "wrapped", or "opaque".
+// TCP but "wrapped", "embedded", or "opaque".
 func newListenerOf(t testing.TB, kind string) net.Listener {
 	t.Helper()
 	if kind != "unix" {
 		l := newListener(t)
-		if kind != "tcp" {
+		switch kind {
+		case "wrapped", "opaque":
 			l = wrapping{l, kind == "opaque"}
+		case "embedded":
+			l = veiledListener{l, 0}
 		}
 		return l
 	}

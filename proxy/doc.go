@@ -62,8 +62,8 @@
 //   - Clients that leave. A client that closes its connection, or its sending half,
 //     has left, and its request is canceled: as soon as this is seen, which is
 //     within about a second. Behind a listener that wraps connections of package
-//     net it is seen if these have a method NetConn, or else when the client is
-//     written to. A client of HTTP/2 that is gone without a word is found out by
+//     net it is seen if these have a method NetConn, or embed them, or else when the
+//     client is written to. A client of HTTP/2 that is gone without a word is found out by
 //     pings.
 //   - A clean end. Serve returns when all its connections have ended. A request
 //     that has come on one is served before that, even if nobody has read it yet.

@@ -304,7 +304,7 @@ func TestReaderThatTakesNothing(t *testing.T) {
 		w.Write(big)
 	})
 	for _, encrypted := range []bool{false, true} {
-		for _, kind := range []string{"tcp", "wrapped", "opaque", "unix"} {
+		for _, kind := range []string{"tcp", "wrapped", "embedded", "opaque", "unix"} {
 			t.Run(fmt.Sprintf("%s/tls=%v", kind, encrypted), func(t *testing.T) {
 				l := newListenerOf(t, kind)
 				opts := proxy.Options{BodyTimeout: brief, ResponseTimeout: brief}
@@ -438,7 +438,7 @@ func TestMaxConns(t *testing.T) {
 // TestGoneClient: a client that goes away while its request is under way does not
 // keep it there. One that only says that it sends no more goes away, too.
 func TestGoneClient(t *testing.T) {
-	for _, kind := range []string{"tcp", "wrapped", "unix"} { // nobody sees it of what is opaque
+	for _, kind := range []string{"tcp", "wrapped", "embedded", "unix"} { // nobody sees it of what is opaque
 		for _, te := range []string{"", "TE: trailers\r\n"} {
 			for _, half := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, half %v, with %s", kind, half, te), func(t *testing.T) {

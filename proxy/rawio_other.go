@@ -10,8 +10,8 @@ import (
 
 var errAgain = errors.New("try again")
 
-// rawConn returns nil: connections are read and written the ordinary way.
-func rawConn(net.Conn) syscall.RawConn { return nil }
+// syscallConn returns nil: connections are read and written the ordinary way.
+func syscallConn(net.Conn) syscall.RawConn { return nil }
 
 func readFD(uintptr, []byte) (int, error)  { return 0, errors.ErrUnsupported }
 func writeFD(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -10,8 +10,8 @@ import (
 
 const errAgain = syscall.EAGAIN
 
-// rawConn returns the raw connection, or nil if there is none.
-func rawConn(c net.Conn) syscall.RawConn {
+// syscallConn returns the raw connection that c says to have, or nil.
+func syscallConn(c net.Conn) syscall.RawConn {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return nil

@@ -51,7 +51,8 @@ type server struct {
 // knowledge) on them, until ctx ends or accepting fails for good. Then it closes
 // the listener, lets requests in flight end for Options.DrainTimeout, ends those
 // that remain, and returns: nil if ctx ended. It may be called several times, for
-// several listeners.
+// several listeners. Connections that are not package net's own are read and
+// written by their methods, also if they embed such, which costs more.
 func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 	return p.serve(ctx, l, nil)
 }
@@ -230,11 +231,31 @@ func (c *notifyConn) CloseWrite() error { return closeWrite(c.Conn) }
 // NetConn returns what is below.
 func (c *notifyConn) NetConn() net.Conn { return c.Conn }
 
+// isBare reports whether a connection is package net's own. One that embeds such
+// has its methods, too, but may have a Read and a Write of its own, which are not
+// to be passed by.
+func isBare(c net.Conn) bool {
+	switch c.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
+// rawConn returns the raw connection of one that is bare, to be read and written in
+// its place, or nil.
+func rawConn(c net.Conn) syscall.RawConn {
+	if !isBare(c) {
+		return nil
+	}
+	return syscallConn(c)
+}
+
 // socketOf returns the raw connection below what wraps it, which is to be looked
 // at and not to be read. It is nil if there is none.
 func socketOf(c net.Conn) syscall.RawConn {
 	for {
-		if raw := rawConn(c); raw != nil {
+		if raw := syscallConn(c); raw != nil {
 			return raw
 		}
 		w, ok := c.(interface{ NetConn() net.Conn })

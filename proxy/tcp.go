@@ -187,8 +187,16 @@ func (j *joint) limit(from net.Conn) bool {
 // copy copies from one end to the other until that has ended; the kernel does it
 // if it can. It calls end before it returns an error.
 func (j *joint) copy(to, from net.Conn, silent ErrorKind) (n int64, err error) {
+	var w io.Writer = to
+	if !isBare(to) {
+		w = struct{ io.Writer }{to} // without a ReadFrom that may be of what it embeds
+	}
+	var r io.Reader = from
+	if !isBare(from) {
+		r = struct{ io.Reader }{from} // nor a WriteTo
+	}
 	for quiet := 0; ; {
-		m, err := io.Copy(to, from)
+		m, err := io.Copy(w, r)
 		n += m
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if quiet++; m > 0 {
@@ -232,7 +240,7 @@ func (j *joint) blame(end net.Conn) ErrorKind {
 
 // isReset reports whether a connection can neither be read nor written any more.
 func isReset(c net.Conn) (reset bool) {
-	if raw := rawConn(c); raw != nil {
+	if raw := socketOf(c); raw != nil {
 		_ = raw.Control(func(fd uintptr) { reset = resetFD(fd) })
 	}
 	return reset

@@ -20,10 +20,15 @@ import (
 func newStreamRig(t testing.TB, opts proxy.Options, backends ...string) *rig {
 	t.Helper()
 	leavesNothing(t)
+	return newStreamRigOn(t, newListener(t), opts, backends...)
+}
+
+// newStreamRigOn is newStreamRig for a listener.
+func newStreamRigOn(t testing.TB, l net.Listener, opts proxy.Options, backends ...string) *rig {
+	t.Helper()
 	p, err := proxy.New(opts)
 	require.NoError(t, err)
 	p.SetBackends(backends)
-	l := newListener(t)
 	r := &rig{Proxy: p, t: t, addr: l.Addr().String(), listener: l, notes: &notes{}, served: make(chan error, 1)}
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
