@@ -127,6 +127,9 @@ func (c *clientConns) dial(ctx context.Context, b *backend, via protocol) (*clie
 	}
 	opened := func(sock *transportConn) {
 		conn.sock = sock
+		if via == viaHTTP1 {
+			sock.responses = new(responseScan)
+		}
 		forget := *sock.onClose.Load()
 		both := func() {
 			forget()

@@ -80,8 +80,8 @@
 // upgrades, Expect, HTTP/1.0, HTTP/2, all that is for backends of HTTP/2, and
 // anything odd. A connection that went there stays there. Both share backends,
 // choice, limits and counters; each keeps connections to backends of its own.
-// Before net/http reads requests of HTTP/1 they are screened for what it accepts
-// and others read differently.
+// Before net/http reads requests of HTTP/1, or responses, they are screened for what
+// it accepts and others read differently.
 //
 // # Where others do better
 //

@@ -90,6 +90,18 @@ func ScreenState(c net.Conn) (state string, length int64) {
 	return "head", 0
 }
 
+// ScreenResponses returns a connection to a backend of HTTP/1 as net/http is to read
+// it when a request of that method has been written.
+func ScreenResponses(c net.Conn, method string) net.Conn {
+	s := new(responseScan)
+	s.announce(method)
+	s.writing()
+	return &transportConn{notifyConn: &notifyConn{Conn: c}, responses: s}
+}
+
+// ErrMalformed is errMalformed.
+var ErrMalformed = errMalformed
+
 // GRPCTimeout is grpcTimeout.
 var GRPCTimeout = grpcTimeout
 

@@ -16,6 +16,12 @@ var (
 	errBadChunk  = fmt.Errorf("%w: bad chunk", errMalformed)
 )
 
+func malformedHead(b []byte) error { return fmt.Errorf("%w: %.80q", errMalformed, b) }
+
+func largeHead(n int) error {
+	return fmt.Errorf("%w: its head has more than %d bytes", errMalformed, n)
+}
+
 const (
 	maxInterim      = 16       // responses before the last one
 	maxResponseHead = 64 << 10 // bytes
@@ -29,11 +35,11 @@ func (c *conn) readHead(bc *backendConn, n int) (int, ErrorKind, error) {
 	for interim := 0; ; {
 		switch parseResponse(w.resp[:n], &w.res) {
 		case unusual:
-			return n, BadResponse, fmt.Errorf("%w: %.80q", errMalformed, w.resp[:n])
+			return n, BadResponse, malformedHead(w.resp[:n])
 		case incomplete:
 			if n == len(w.resp) {
 				if n >= maxResponseHead {
-					return n, BadResponse, fmt.Errorf("%w: its head has more than %d bytes", errMalformed, n)
+					return n, BadResponse, largeHead(n)
 				}
 				w.grow()
 			}
@@ -148,6 +154,19 @@ const (
 	bodyUntilEnd
 )
 
+// body returns that of the body after the head of a response, to a HEAD or not.
+func (h *responseHead) body(toHead bool) bodyKind {
+	switch {
+	case toHead || h.status == http.StatusNoContent || h.status == http.StatusNotModified:
+		return bodyNone
+	case h.chunked:
+		return bodyChunked
+	case h.length >= 0:
+		return bodyLength
+	}
+	return bodyUntilEnd
+}
+
 // A framing is what of a body has come together with its head.
 type framing struct {
 	kind   bodyKind
@@ -160,17 +179,17 @@ type framing struct {
 // false if that is malformed.
 func (w *workspace) frame(n int) bool {
 	res := &w.res
-	w.body = framing{kind: bodyUntilEnd, have: n - res.size}
+	w.body = framing{kind: res.body(w.req.isHead), have: n - res.size}
 	b := &w.body
-	switch {
-	case w.req.isHead || res.status == http.StatusNoContent || res.status == http.StatusNotModified:
-		b.kind, b.have, b.whole = bodyNone, 0, true
-	case res.chunked:
+	switch b.kind {
+	case bodyNone:
+		b.have, b.whole = 0, true
+	case bodyChunked:
 		k, ok := b.chunks.scan(w.resp[res.size:n])
-		b.kind, b.have, b.whole = bodyChunked, k, b.chunks.done
+		b.have, b.whole = k, b.chunks.done
 		return ok
-	case res.length >= 0:
-		b.kind, b.have = bodyLength, int(min(int64(b.have), res.length))
+	case bodyLength:
+		b.have = int(min(int64(b.have), res.length))
 		b.whole = int64(b.have) == res.length
 	}
 	return true

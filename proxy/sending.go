@@ -19,6 +19,9 @@ func (s *slowPath) send(r *http.Request, b *backend, via protocol) (*http.Respon
 			return nil, &sending{}, err
 		}
 		t := &sending{conn: conn, kept: kept, before: conn.sock.written.Load()}
+		if conn.sock.responses != nil {
+			conn.sock.responses.announce(r.Method)
+		}
 		resp, err := conn.RoundTrip(r.WithContext(t.trace(r.Context())))
 		if err == nil {
 			if resp.StatusCode != http.StatusSwitchingProtocols {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -99,16 +100,67 @@ func (s *slowPath) dial(ctx context.Context, _, host string) (net.Conn, error) {
 var errClosed = errors.New("the proxy has been closed")
 
 // A transportConn is the socket of a clientConn. It remembers what was written,
-// and why that failed, which net/http does not tell.
+// and why that failed, which net/http does not tell. What is read has passed its
+// responseScan.
 type transportConn struct {
 	*notifyConn
 	slow    *slowPath
 	raw     syscall.RawConn // nil if there is none
 	written atomic.Int64
 	broke   atomic.Bool // writing failed
+
+	responses *responseScan // nil with HTTP/2
+
+	// What was read and net/http has not seen. Only who reads uses it.
+	held   []byte
+	passes int   // of held
+	end    error // after that
+}
+
+// Read reads what passes: see responseScan.
+func (c *transportConn) Read(p []byte) (int, error) {
+	if c.responses == nil {
+		return c.notifyConn.Read(p)
+	}
+	for {
+		if c.passes > 0 {
+			n := copy(p, c.held[:c.passes])
+			c.passes -= n
+			if c.held = c.held[n:]; len(c.held) == 0 {
+				c.held = nil
+			}
+			return n, nil
+		}
+		if c.end != nil {
+			return 0, c.end
+		}
+		n, err := c.notifyConn.Read(p)
+		b := p[:n]
+		if c.held != nil {
+			c.held = append(c.held, b...)
+			b = c.held
+		}
+		passes, refused := c.responses.scan(b)
+		switch {
+		case refused != nil:
+			c.end, c.held = refused, nil
+		case c.held == nil && passes == n:
+			return n, err
+		default:
+			if c.held == nil {
+				c.held = bytes.Clone(b)
+			}
+			if c.passes = passes; err != nil {
+				c.passes, c.end = len(b), err // net/http sees how it breaks off
+			}
+		}
+	}
 }
 
 func (c *transportConn) Write(p []byte) (int, error) {
+	if c.responses != nil {
+		c.responses.writing()
+	}
 	n, err := c.notifyConn.Write(p)
 	c.written.Add(int64(n))
 	if err != nil {
