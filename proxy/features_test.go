@@ -871,3 +871,43 @@ func TestClientLeaves(t *testing.T) {
 		})
 	}
 }
+
+// TestNoContentType: a response that does not say what it is reaches the client as
+// it is, whether or not its body is there before its head has been sent.
+func TestNoContentType(t *testing.T) {
+	backend := httpBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", "6")
+		}
+		_, _ = io.WriteString(w, "<html>") // the test fails below
+	})
+	untyped := func(t *testing.T, c *http.Client, url string) {
+		t.Helper()
+		for _, path := range []string{"/length", "/chunks"} {
+			a, err := fetch(c, "GET", url+path, "")
+			require.NoError(t, err)
+			require.Equal(t, "<html>", a.body)
+			require.NotContains(t, a.header, "Content-Type", path)
+		}
+	}
+	eachWay(t, func(t *testing.T, w way) {
+		r := newRig(t, proxy.Options{}, backend)
+		c := w.client(t)
+		for range 50 {
+			untyped(t, c, r.url(""))
+		}
+	})
+	// A server that sends the head no earlier than it must.
+	for _, w := range []way{slowWay, h2Way} {
+		t.Run("handler/"+string(w), func(t *testing.T) {
+			p, err := proxy.New(proxy.Options{})
+			require.NoError(t, err)
+			t.Cleanup(p.Close)
+			p.SetBackends([]string{backend})
+			untyped(t, w.client(t), "http://"+httpBackend(t, func(w http.ResponseWriter, r *http.Request) {
+				p.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+			}))
+		})
+	}
+}

@@ -27,6 +27,9 @@ func (w *statusWriter) WriteHeader(status int) {
 	if status >= 200 && w.q.timed != nil {
 		w.q.timed.answered()
 	}
+	if h := w.Header(); status >= 200 && h["Content-Type"] == nil {
+		h["Content-Type"] = nil // or the server makes one up, if the body is there before the head is sent
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
