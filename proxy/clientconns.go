@@ -40,6 +40,7 @@ type clientConn struct {
 	idle *time.Timer // closes it; nil with HTTP/2, which does that by itself
 
 	// Guarded by clientConns.mu.
+	calling bool // net/http has not returned the response yet, with HTTP/1
 	resting bool // in conns, with HTTP/1
 	gone    bool // the socket has been closed
 }
@@ -160,12 +161,37 @@ func (c *clientConns) dial(ctx context.Context, b *backend, via protocol) (*clie
 // openKey is for what is to be told of the socket that a transport has dialed.
 type openKey struct{}
 
-// changed is called by net/http when a request has ended, or the connection.
+// roundTrip has the backend of a connection that is reserved answer a request.
+func (c *clientConns) roundTrip(conn *clientConn, r *http.Request) (*http.Response, error) {
+	if conn.via != viaHTTP1 {
+		return conn.RoundTrip(r)
+	}
+	c.setCalling(conn, true)
+	resp, err := conn.RoundTrip(r)
+	c.setCalling(conn, false)
+	c.changed(conn)
+	return resp, err
+}
+
+func (c *clientConns) setCalling(conn *clientConn, calling bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	conn.calling = calling
+}
+
+// changed is called by net/http when a request has ended, or the connection. A
+// request that has no more than the head of a response to wait for has ended for
+// net/http before it returns that, and does not return it if the connection is
+// closed then, by whoever gets it next or by this: so that is waited for.
 func (c *clientConns) changed(conn *clientConn) {
 	if conn.Err() != nil || conn.InFlight() > 0 {
 		return
 	}
 	c.mu.Lock()
+	if conn.calling {
+		c.mu.Unlock()
+		return
+	}
 	keep := !c.closed && !conn.gone
 	if conn.via == viaHTTP1 && !conn.resting {
 		if keep = keep && len(c.conns) < conn.sock.slow.proxy.opts.MaxIdleConns; keep {

@@ -2,11 +2,14 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -598,4 +601,36 @@ func TestBadFirstChunk(t *testing.T) {
 		require.Contains(t, a.body, "malformed")
 	}
 	require.EqualValues(t, 3, r.backend(addr).Errors[proxy.BadResponse])
+}
+
+// TestAnswerBeforeConnEnds: a response that is no more than a head reaches its client
+// even if its connection has ended by then, and another request has found that out.
+func TestAnswerBeforeConnEnds(t *testing.T) {
+	ended := make(chan struct{}, 2)
+	addr := newRawOrigin(t, func(c *net.TCPConn, br *bufio.Reader) {
+		if _, err := http.ReadRequest(br); err != nil {
+			return
+		}
+		says("HTTP/1.1 204 No Content\r\n\r\n")(c)
+		c.Close()
+		ended <- struct{}{}
+	})
+	p, err := proxy.New(proxy.Options{})
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	p.SetBackends([]string{addr})
+	post := func(ctx context.Context) int {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "POST", "/", nil))
+		return w.Code
+	}
+	other := 0
+	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
+		PutIdleConn: func(error) { // net/http has the response, and has not returned it
+			receive(t, ended)
+			other = post(context.Background())
+		},
+	})
+	require.Equal(t, 204, post(ctx))
+	require.Equal(t, 204, other)
 }

@@ -22,7 +22,7 @@ func (s *slowPath) send(r *http.Request, b *backend, via protocol) (*http.Respon
 		if conn.sock.responses != nil {
 			conn.sock.responses.announce(r.Method)
 		}
-		resp, err := conn.RoundTrip(r.WithContext(t.trace(r.Context())))
+		resp, err := b.slow[via].roundTrip(conn, r.WithContext(t.trace(r.Context())))
 		if err == nil {
 			if resp.StatusCode != http.StatusSwitchingProtocols {
 				resp.Body = &clientBody{resp.Body, &b.slow[via], conn}
