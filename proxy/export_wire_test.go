@@ -92,11 +92,11 @@ func ScreenState(c net.Conn) (state string, length int64) {
 
 // ScreenResponses returns a connection to a backend of HTTP/1 as net/http is to read
 // it when a request of that method has been written.
-func ScreenResponses(c net.Conn, method string) net.Conn {
+func (p *Proxy) ScreenResponses(c net.Conn, method string) net.Conn {
 	s := new(responseScan)
 	s.announce(method)
 	s.writing()
-	return &transportConn{notifyConn: &notifyConn{Conn: c}, responses: s}
+	return &transportConn{notifyConn: &notifyConn{Conn: c}, slow: &p.slow, responses: s}
 }
 
 // ErrMalformed is errMalformed.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -28,7 +29,11 @@ const (
 	inResponseBody
 	inResponseChunks
 	responseOpen // all passes, to the end of the connection
+	responseUnasked
 )
+
+// errUnasked says that a backend has said what nobody asked for.
+var errUnasked = errors.New("a response that nobody asked for")
 
 // announce says which request is to be written next.
 func (s *responseScan) announce(method string) {
@@ -47,9 +52,16 @@ func (s *responseScan) writing() {
 	}
 }
 
+// rests reports whether all that was asked for has come, and nothing else.
+func (s *responseScan) rests() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state == betweenResponses
+}
+
 // scan returns how many of the bytes that come next may pass. The others are the
-// beginning of a head, and are to be scanned again together with what follows. If
-// there is an error none may.
+// beginning of a head, and are to be scanned again together with what follows;
+// unless there is an error: then nothing passes after those.
 func (s *responseScan) scan(b []byte) (passes int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,9 +69,14 @@ func (s *responseScan) scan(b []byte) (passes int, err error) {
 		next := b[passes:]
 		n := len(next)
 		switch s.state {
+		case betweenResponses, responseUnasked:
+			s.state = responseUnasked
+			return passes, errUnasked
 		case atResponse:
-			if n, err = s.headLocked(next[:min(n, maxResponseHead)]); n == 0 {
-				return passes, err
+			if n, err = s.headLocked(next[:min(n, maxResponseHead)]); err != nil {
+				return 0, err
+			} else if n == 0 {
+				return passes, nil
 			}
 		case inResponseBody:
 			n = int(min(int64(n), s.left))

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -141,18 +143,21 @@ func (c *transportConn) Read(p []byte) (int, error) {
 			b = c.held
 		}
 		passes, refused := c.responses.scan(b)
-		switch {
-		case refused != nil:
-			c.end, c.held = refused, nil
-		case c.held == nil && passes == n:
+		if c.held == nil && passes == n {
 			return n, err
-		default:
-			if c.held == nil {
-				c.held = bytes.Clone(b)
-			}
-			if c.passes = passes; err != nil {
-				c.passes, c.end = len(b), err // net/http sees how it breaks off
-			}
+		}
+		if c.held == nil {
+			c.held = bytes.Clone(b)
+		}
+		switch c.passes = passes; {
+		case refused == errUnasked:
+			// net/http would write it to the program's log, as often as it comes.
+			c.slow.proxy.log(slog.LevelInfo, "closed a connection", "backend", c.RemoteAddr(), "error", refused)
+			c.end = io.EOF
+		case refused != nil:
+			c.end = refused
+		case err != nil:
+			c.passes, c.end = len(b), err // net/http sees how it breaks off
 		}
 	}
 }
@@ -171,7 +176,9 @@ func (c *transportConn) Write(p []byte) (int, error) {
 
 // stale reports whether the backend has ended the connection, or has said
 // something that nobody asked for.
-func (c *transportConn) stale() bool { return c.look(func(fd uintptr) bool { return !silentFD(fd) }) }
+func (c *transportConn) stale() bool {
+	return c.responses != nil && !c.responses.rests() || c.look(func(fd uintptr) bool { return !silentFD(fd) })
+}
 
 // hungUp reports whether the backend has ended the connection.
 func (c *transportConn) hungUp() bool { return c.look(hungUpFD) }
