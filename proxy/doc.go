@@ -47,7 +47,8 @@
 //   - Bytes. What cannot be read in one way only is refused, and its connection
 //     closed: requests with 400, responses with 502. No response has bytes of
 //     another; one that breaks off does not look whole, but for one that ends
-//     with its connection.
+//     with its connection. Of a request's trailers those pass that were announced;
+//     none is what must be known before the body, as X-Forwarded-For or Cookie.
 //   - Bounds. A connection of the fast path has some 50 KiB while it has a request,
 //     and under 6 KiB while it has none, or 2 KiB if there are thousands; at rest
 //     one with TLS has up to 16 KiB, one of net/http up to 27 KiB. Bodies pass

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 )
@@ -14,6 +15,7 @@ type requestBody struct {
 	err     atomic.Pointer[error]
 	waiting atomic.Bool // for the client
 	mirror  *mirrorCopy // nil if there is none
+	trailer http.Header // net/http fills it when the body has been read
 
 	turn sync.Mutex // to read on: an attempt that is over may still be at it
 
@@ -25,11 +27,12 @@ type requestBody struct {
 	ended   bool
 }
 
-// attempt returns the body for an attempt on a backend.
-func (b *requestBody) attempt(to *backend) *attemptBody {
+// attempt returns the body for an attempt on a backend. When that has been read the
+// trailer has the values of the names that are in it.
+func (b *requestBody) attempt(to *backend, trailer http.Header) *attemptBody {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.current = &attemptBody{of: b, to: to}
+	b.current = &attemptBody{of: b, to: to, trailer: trailer}
 	return b.current
 }
 
@@ -112,9 +115,10 @@ var errAttemptOver = errors.New("the request is being sent elsewhere")
 
 // An attemptBody is a requestBody as one attempt sends it.
 type attemptBody struct {
-	of  *requestBody
-	to  *backend
-	pos int // in what is kept
+	of      *requestBody
+	to      *backend
+	pos     int         // in what is kept
+	trailer http.Header // no other attempt's: one that is over may still be at it
 }
 
 // rewind lets it begin anew, if it can.
@@ -131,6 +135,11 @@ func (a *attemptBody) Read(p []byte) (n int, err error) {
 			a.pos += n
 		}
 		a.of.turn.Unlock()
+	}
+	if err == io.EOF {
+		for name := range a.trailer {
+			a.trailer[name] = a.of.trailer[name]
+		}
 	}
 	a.to.bytesIn.Add(uint64(n))
 	return n, err

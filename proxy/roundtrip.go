@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -31,7 +32,8 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		url.Host = urlHost(b.addr)
 		out.URL = &url
 		if q.body != nil {
-			out.Body = q.body.attempt(b)
+			out.Trailer = maps.Clone(req.Trailer)
+			out.Body = q.body.attempt(b, out.Trailer)
 		}
 		resp, sent, err := s.send(out, b, via)
 		wasSent := err == nil || sent.sent()

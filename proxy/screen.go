@@ -507,8 +507,8 @@ func (s *screened) screen(b []byte) (size int, next screenState, err error) {
 				return bad("Transfer-Encoding is not chunked")
 			}
 		case trailerField:
-			for _, name := range []string{"content-length", "transfer-encoding", "trailer"} {
-				if hasToken(value, []byte(name)) {
+			for name := range bytes.SplitSeq(value, []byte(",")) {
+				if !mayTrail(bytes.Trim(name, " \t")) {
 					return bad("it announces a trailer that cannot be one")
 				}
 			}

@@ -140,8 +140,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			defer q.timed.late.Stop()
 			r.Body = q.timed
 		}
-		q.body = &requestBody{ReadCloser: r.Body}
-		out.Body = q.body.attempt(nil) // RoundTrip gives each backend its own
+		q.body = &requestBody{ReadCloser: r.Body, trailer: r.Trailer}
+		out.Body = q.body.attempt(nil, nil) // RoundTrip gives each backend its own
 		// Without it net/http would read the whole body before the response.
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always does that
 	}
@@ -299,7 +299,7 @@ func (s *slowPath) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme = "http"
 	r.Out.URL.Host = r.In.Host // RoundTrip chooses the backend
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
-	r.Out.Trailer = r.In.Trailer // filled when the body has been read; a copy is not
+	stripTrailers(r.Out.Trailer, r.In.Header["Connection"])
 	if up := withoutH2C(strings.Join(r.In.Header["Upgrade"], ",")); q.upgrade && up != "" && h.Get("Upgrade") != "" {
 		h.Set("Upgrade", up)
 	} else {
