@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -124,4 +125,66 @@ func TestEmbeddingConns(t *testing.T) {
 		require.NoError(t, c.(veiled).CloseWrite())
 		closes(t, br)
 	})
+}
+
+// A late connection says whose it is only when something has come, as one that
+// speaks the PROXY protocol does.
+type late struct {
+	veiled
+	known chan struct{}
+}
+
+func (c late) RemoteAddr() net.Addr { <-c.known; return c.veiled.RemoteAddr() }
+
+type lateListener struct {
+	net.Listener
+	known chan struct{} // of the first; others know at once
+	first *bool
+}
+
+func (l lateListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	known := l.known
+	if !*l.first {
+		known = make(chan struct{})
+		close(known)
+	}
+	*l.first = false
+	return late{veiled{c.(*net.TCPConn), 0}, known}, nil
+}
+
+// TestWhoseIsKnownLate: a client of which it is not known yet who it is keeps no
+// other waiting.
+func TestWhoseIsKnownLate(t *testing.T) {
+	r := newRig(t, proxy.Options{})
+	r.Pool("").SetBackends([]string{newOrigin(t, "a", nil).addr})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	known := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- r.Serve(ctx, lateListener{l, known, new(true)}) }()
+	slow, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer slow.Close()
+	answer := func(c net.Conn) {
+		t.Helper()
+		_, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		resp.Body.Close()
+	}
+	quick, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer quick.Close()
+	answer(quick)
+	close(known)
+	answer(slow)
+	cancel()
+	require.NoError(t, <-served)
 }

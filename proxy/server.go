@@ -113,8 +113,7 @@ func (p *Proxy) serve(ctx context.Context, l net.Listener, config *tls.Config) e
 
 // start serves a connection in a goroutine of its own.
 func (s *server) start(rwc net.Conn) {
-	c := &conn{server: s, sock: rwc, rwc: rwc, peer: peerOf(rwc)}
-	c.trust = len(s.proxy.opts.TrustedProxies) > 0 && s.proxy.trusted(c.peer)
+	c := &conn{server: s, sock: rwc, rwc: rwc}
 	c.resting.Store(true)
 	c.fresh.Store(true)
 	c.tick()
@@ -141,7 +140,13 @@ func (s *server) start(rwc net.Conn) {
 	c.slot = len(s.conns)
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()
-	s.wg.Go(c.serve)
+	s.wg.Go(func() {
+		// What embeds a connection may read from it to say whose it is, as one that
+		// speaks the PROXY protocol does.
+		c.peer = peerOf(rwc)
+		c.trust = len(s.proxy.opts.TrustedProxies) > 0 && s.proxy.trusted(c.peer)
+		c.serve()
+	})
 }
 
 // handshake begins a connection of TLS.
