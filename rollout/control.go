@@ -106,6 +106,13 @@ func (m *machine) control(c Command) error {
 		return refuse("it was meant for %s, but now it would be about %s", c.At, is)
 	}
 	v := s.Plan.Version
+	if next := s.Next; next != nil && c.Kind != CommandAbort && (s.Phase == RollingBack && !(c.Kind == CommandPromote && !s.stableUp()) || s.Final) {
+		what := "has gone back"
+		if s.Final {
+			what = "has stopped what it replaces"
+		}
+		return refuse("version %s waits until %s %s, and begins by itself then; Abort drops it", next.Version, v, what)
+	}
 	ended := refuse("the rollout of %s has ended: %s, %s", v, s.Phase, s.Reason)
 	back := refuse("the rollout of %s goes back: %s; retry it once it has", v, s.Reason)
 	switch c.Kind {

@@ -347,7 +347,8 @@ func (b *bench) compare(what string, each func(Window) []tally, count func(Windo
 	pool := count(b.pool())
 	log, from := logEvidence(tallies, b.first, tolerance, b.Burst)
 	evidence = math.Exp(min(log, math.Log(mostEvidence)))
-	if !pool.comparable() {
+	shown := log >= -math.Log(b.alpha)
+	if !pool.comparable() && !shown {
 		b.lacks("nothing to compare: of the old version %d requests count, of the new one %d", pool.oldAll, pool.newAll)
 		return evidence, 1
 	}
@@ -365,12 +366,12 @@ func (b *bench) compare(what string, each func(Window) []tally, count func(Windo
 	inPool := seen(share(pool.oldBad, pool.oldAll), share(pool.newBad, pool.newAll))
 	odd, uneven := b.pool().odd()
 	switch {
-	case log >= -math.Log(b.alpha):
+	case shown:
 		b.fails("%s%s: worse by more than %s, evidence %.3g of %.3g",
 			seen(rates(tallies[from:])), b.since(from), percentOf(tolerance), evidence, 1/b.alpha)
 	case uneven:
-		b.lacks("%s: its share of the requests is %s%s, and %s of all: they cannot be added up",
-			inPool, percentOf(failures(odd.Window).newShare()), odd.Place, percentOf(failures(b.pool()).newShare()))
+		b.lacks("%s: it had %d of %d requests%s, but %s of all: they cannot be added up",
+			inPool, odd.New.Requests, saturating(odd.New.Requests, odd.Old.Requests), odd.Place, percentOf(share(pool.newAll, saturating(pool.newAll, pool.oldAll))))
 		atMost = 1
 	case atMost <= tolerance:
 		b.good("%s: at most %s worse, %s are forgiven", inPool, percentOf(max(0, atMost)), percentOf(tolerance))

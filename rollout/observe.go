@@ -63,6 +63,10 @@ func (m *machine) observe(o Outcome) {
 		case o.Err == "" && r != nil && !r.Stopped:
 			m.retire(m.versionOf(a.Version)) // an earlier attempt is being stopped
 			return
+		case v.void > 0 && !o.Hung:
+			// Whichever of those under way it was: when more of them have returned
+			// than do not count, one has that does.
+			v.void--
 		case o.Err == "":
 			v.started = true
 		case o.Permanent && m.isNew(a.Version):
@@ -99,9 +103,7 @@ func (m *machine) observe(o Outcome) {
 		if r := s.retired(a.Version); r != nil && o.Err == "" {
 			switch id := a.Version; {
 			case r.Void > 0:
-				// Whichever of those under way it was: when more of them have
-				// returned than do not count, one has that does.
-				r.Void--
+				r.Void-- // as with starts
 			case r.Stopped:
 			case v.starts > 0:
 				r.Stopped = true
@@ -129,6 +131,10 @@ func (m *machine) observe(o Outcome) {
 		case s.counted():
 			m.observeTraffic(o.Traffic)
 		case l.closed.revision:
+			if s.isApplied() {
+				l.closed = closed{} // it took so long that much of it came under these weights
+				return
+			}
 			m.observeRest(o.Traffic)
 		}
 		return
@@ -266,8 +272,10 @@ func (m *machine) observeRest(traffic map[string]Traffic) {
 		return
 	}
 	rest := m.between(was.last, traffic, was.weights)
+	// Some of this may have come under the next weights, which are being applied.
 	last := &s.Windows[len(s.Windows)-1]
 	*last = last.plus(rest)
+	last.raise(rest)
 	m.fresh = true
 }
 

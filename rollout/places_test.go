@@ -377,7 +377,7 @@ func TestSharesThatDifferByPlace(t *testing.T) {
 	assert.Zero(t, passes)
 }
 
-// Beyond 64 places the rest counts as one.
+// Beyond 16 places the rest counts as one.
 func TestManyPlaces(t *testing.T) {
 	var old, new rollout.Traffic
 	for i := range 100 {
@@ -402,7 +402,7 @@ func TestManyPlaces(t *testing.T) {
 			}
 			return rollout.Traffic{Requests: n}
 		}
-		if i >= 63 { // those that are one have the same share
+		if i >= 15 { // those that are one have the same share
 			many, bad = 100, false
 		}
 		old.Places[i].Traffic, new.Places[i].Traffic = fail(900), fail(many)

@@ -52,7 +52,8 @@ type Plan struct {
 
 	// Preview says how the version can be reached before it has any weight: an
 	// address, a header. It is handed to the Deployer with the weights and
-	// shown by Why.
+	// shown by Why. An Analyze step that compares what comes to it with the old
+	// version's traffic wants about the same share of that at each place.
 	Preview string `json:"preview,omitempty"`
 
 	// ProgressDeadline is how long a step may make no progress before the

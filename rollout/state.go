@@ -174,6 +174,7 @@ type liveVersion struct {
 	ready   Readiness
 	misses  int // calls to Ready in a row that failed
 	starts  int // calls to start it that have not returned
+	void    int // those among them that do not count: they had begun before it was to be stopped
 	stops   int // calls to stop it that have not returned
 
 	counted  bool   // restarts is known

@@ -306,14 +306,11 @@ func (m *machine) rollBack(reason string) {
 func (m *machine) retire(v Version) {
 	s := &m.s
 	was := s.live.versions[v.ID]
-	s.live.versions[v.ID] = liveVersion{starts: was.starts, stops: was.stops}
-	switch r := s.retired(v.ID); {
-	case r != nil && r.Stopped:
-		r.Stopped = false
-	case r != nil:
-		r.Void = was.stops
-	default:
-		s.Retired = append(s.Retired, Retirement{Version: v})
+	s.live.versions[v.ID] = liveVersion{starts: was.starts, void: was.starts, stops: was.stops}
+	if r := s.retired(v.ID); r != nil {
+		r.Stopped, r.Void = false, was.stops
+	} else {
+		s.Retired = append(s.Retired, Retirement{Version: v, Void: was.stops})
 	}
 	m.changed()
 }

@@ -827,3 +827,82 @@ func TestPreviewIsJudged(t *testing.T) {
 	}
 	require.Equal(t, rollout.RollingBack, s.state.Phase, s.state.Reason)
 }
+
+// An answer that comes long after the weights have changed is of traffic under both,
+// and of an outage under the next ones that hit both versions.
+func TestAnswerLongAfterAChange(t *testing.T) {
+	s := newServing(t)
+	p := rollout.Canary(rollout.SetWeight(5), rollout.Bake(10*time.Second), rollout.SetWeight(50), rollout.Bake(time.Minute))
+	p.Watch = &rollout.Analysis{}
+	s.submit("v2", p)
+	s.run()
+	was := s.state.Weights.Revision
+	answer := func(revision, v1, v2, failures uint64) rollout.Outcome {
+		return rollout.Outcome{Action: rollout.Action{Kind: rollout.ActStats, Revision: revision}, Traffic: map[string]rollout.Traffic{
+			"v1": {Requests: v1, Failures: failures}, "v2": {Requests: v2, Failures: failures},
+		}}
+	}
+	for i := range uint64(10) {
+		s.look(time.Second, answer(was, 950*i, 50*i, 0))
+	}
+	for s.look(time.Second); s.state.Weights.Revision == was || s.state.Applied != s.state.Weights.Revision; s.look(0) {
+		for _, a := range s.wanted {
+			if a.Kind == rollout.ActSetWeights {
+				s.look(0, rollout.Outcome{Action: a})
+			}
+		}
+	}
+	for range 3 {
+		s.look(time.Second)
+	}
+	s.look(time.Second, answer(was, 950*10+4*500, 50*10+4*500, 600))
+	require.Len(t, s.state.Windows, 1)
+	require.EqualValues(t, 50*9, s.state.Windows[0].New.Requests)
+	require.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
+}
+
+// What was shown while both versions had traffic counts when the old one has none.
+func TestEvidenceFromBefore(t *testing.T) {
+	traffic := func(requests, failures uint64) rollout.Traffic {
+		return rollout.Traffic{Requests: requests, Failures: failures}
+	}
+	j := rollout.Analysis{}.Judge(rollout.Traffic{}, traffic(10_000, 1000), rollout.Window{Old: traffic(10_000, 0), New: traffic(10_000, 1000)})
+	require.Equal(t, rollout.Fail, j.Verdict)
+	require.Contains(t, j.Reason, "10 % of the new version's requests failed, 0 % of the old one's (in the last 2 windows): worse by more than 0.5 %")
+	j = rollout.Analysis{}.Judge(rollout.Traffic{}, traffic(10_000, 10), rollout.Window{Old: traffic(10_000, 10), New: traffic(10_000, 10)})
+	require.Equal(t, rollout.Inconclusive, j.Verdict)
+	require.Contains(t, j.Reason, "nothing to compare")
+}
+
+// What is meant for a version that waits is refused while nothing but time helps it.
+func TestCommandsForOneThatWaits(t *testing.T) {
+	s := newServing(t)
+	s.submit("v2", rollout.Canary(rollout.SetWeight(50), rollout.Pause()))
+	s.run()
+	s.submit("v3", rollout.Canary(rollout.Pause()))
+	require.Equal(t, rollout.RollingBack, s.state.Phase)
+	for _, kind := range []rollout.CommandKind{rollout.CommandPause, rollout.CommandResume, rollout.CommandPromote, rollout.CommandRetry} {
+		_, err := s.config.Control(s.state, rollout.Command{Kind: kind, At: rollout.At{Version: "v3"}}, s.now)
+		require.ErrorIs(t, err, rollout.ErrRefused)
+		require.ErrorContains(t, err, "version v3 waits until v2 has gone back, and begins by itself then; Abort drops it")
+	}
+	s.command(rollout.Command{Kind: rollout.CommandAbort, At: rollout.At{Version: "v3"}})
+	require.Nil(t, s.state.Next)
+
+	s = newServing(t)
+	s.submit("v2", rollout.AllAtOnce())
+	for !s.state.Final {
+		s.look(0)
+		for _, a := range s.wanted {
+			if a.Kind != rollout.ActStop {
+				s.look(0, rollout.Outcome{Action: a, Readiness: rollout.Readiness{Ready: true}})
+			}
+		}
+	}
+	s.submit("v3", rollout.AllAtOnce())
+	require.Equal(t, rollout.Advancing, s.state.Phase)
+	_, err := s.config.Control(s.state, rollout.Command{Kind: rollout.CommandPromote, At: rollout.At{Version: "v3"}}, s.now)
+	require.ErrorContains(t, err, "version v3 waits until v2 has stopped what it replaces")
+	s.run()
+	require.Equal(t, "v3", s.state.Stable.ID)
+}

@@ -8,8 +8,9 @@ import (
 	"sync"
 )
 
-// A Store keeps a value, of some kilobytes, for each application. Its methods
-// may be called from several goroutines. The package storetest has a test of
+// A Store keeps a value for each application: of some kilobytes, or up to some hundred
+// where traffic is counted at many places. Its methods may be called from several
+// goroutines. The package storetest has a test of
 // what is asked for here; package boltstore has a Store in a file.
 type Store interface {
 	// Load returns the value and its version, which is 0 if there is none.

@@ -188,7 +188,7 @@ type PlaceWindow struct {
 
 // maxPlaceWindows is how many places a Runner tells apart in a window, which is
 // stored; the rest counts as one.
-const maxPlaceWindows = 64
+const maxPlaceWindows = 16
 
 // windowAt returns the window of the traffic at those places.
 func windowAt(old, new Traffic, at []Place) Window {

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strconv"
@@ -89,8 +91,14 @@ func parsePlan(data []byte) (*rollout.Plan, error) {
 	var written any
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	if err := dec.Decode(&written); err != nil {
+	switch err := dec.Decode(&written); {
+	case err == io.EOF || err == nil && written == nil:
+		return nil, errors.New("it holds no plan")
+	case err != nil:
 		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("something follows the plan")
 	}
 	if err := plain(written, "the plan"); err != nil {
 		return nil, err
