@@ -182,7 +182,7 @@ func sortedKeys[V any](m map[string]V) []string {
 // version is stopped that has a weight, none starts while it is being stopped, and
 // when all have returned what is wanted runs, and nothing else.
 func TestCallsThatHang(t *testing.T) {
-	seeds := []uint64{21_293} // which tells whether a version that is retired anew forgets the stops under way
+	seeds := []uint64{21_293} // a start hangs, and is not wanted any more before it is known that it has begun
 	for seed := range *hangSeeds {
 		seeds = append(seeds, seed)
 	}

@@ -24,7 +24,9 @@ func (m *machine) begun(a Action) {
 	v := m.s.live.versions[a.Version]
 	switch a.Kind {
 	case ActStart:
-		v.starts++
+		if v.starts++; !m.s.wants(a.Version) {
+			v.void++ // it was to be stopped before this was known
+		}
 	case ActStop:
 		v.stops++
 	default:
