@@ -26,8 +26,7 @@ type Options struct {
 	// prober to blame itself: when more than this share of those that have
 	// answered before, and are not dead yet, fail their checks, no failure
 	// changes anything, or counts afterwards. Those that have failed for twice as long
-	// as it takes to be called not ready, and were, are left out of both: they do not
-	// fail now. An answer "not ready" is not a failure here. Zero means 0.5; 1
+	// as it takes to be called not ready are left out of both: they do not fail now. An answer "not ready" is not a failure here. Zero means 0.5; 1
 	// switches it off.
 	PanicShare float64
 

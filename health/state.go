@@ -104,7 +104,9 @@ func (p *Policy) next(s standing, o observation, now instant) standing {
 	}
 	switch o.verdict {
 	case doubtful: // it counts for nothing
-		s.doubts = min(s.doubts+1, maxDoubts)
+		if s.doubts < maxDoubts {
+			s.doubts++
+		}
 		return s
 	case passed:
 		s.successes, s.failures, s.errors = count(s.successes), 0, 0

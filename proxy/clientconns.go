@@ -40,7 +40,7 @@ type clientConn struct {
 	idle *time.Timer // closes it; nil with HTTP/2, which does that by itself
 
 	// Guarded by clientConns.mu.
-	calling bool // net/http has not returned the response yet, with HTTP/1
+	calling bool // somebody has it, and net/http has not returned the response yet, with HTTP/1
 	resting bool // in conns, with HTTP/1
 	gone    bool // the socket has been closed
 }
@@ -217,7 +217,7 @@ func (c *clientConns) pop() *clientConn {
 	conn := c.conns[last]
 	c.conns[last] = nil
 	c.conns = c.conns[:last]
-	conn.resting = false
+	conn.resting, conn.calling = false, true
 	conn.idle.Stop()
 	return conn
 }

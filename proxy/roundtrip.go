@@ -34,6 +34,11 @@ func (s *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		if q.body != nil {
 			out.Trailer = maps.Clone(req.Trailer)
 			out.Body = q.body.attempt(b, out.Trailer)
+			if via == viaHTTP1 && out.ContentLength <= 0 && len(out.Trailer) > 0 {
+				// Or net/http looks whether there is a body at all while it writes
+				// the names of the trailers, which are filled at its end.
+				out.TransferEncoding = []string{"chunked"}
+			}
 		}
 		resp, sent, err := s.send(out, b, via)
 		wasSent := err == nil || sent.sent()

@@ -73,17 +73,17 @@ func TestTrailersThatPass(t *testing.T) {
 func TestTrailersOfHTTP2(t *testing.T) {
 	f := serve(t, proxy.Options{}, trailersOf(t))
 	c := h2Way.client(t)
-	post := func(names ...string) string {
+	send := func(method, content string, names ...string) string {
 		t.Helper()
 		body, w := io.Pipe()
-		r, err := http.NewRequest("POST", "http://"+f.addr, body)
+		r, err := http.NewRequest(method, "http://"+f.addr, body)
 		require.NoError(t, err)
 		r.Trailer = http.Header{}
 		for _, name := range names {
 			r.Trailer.Set(name, "evil")
 		}
 		go func() {
-			_, _ = io.WriteString(w, "x") // the request tells
+			_, _ = io.WriteString(w, content) // the request tells
 			w.Close()
 		}()
 		a, err := whole(c.Do(r))
@@ -91,7 +91,11 @@ func TestTrailersOfHTTP2(t *testing.T) {
 		require.Equal(t, 200, a.status, a.body)
 		return a.body
 	}
+	post := func(names ...string) string { t.Helper(); return send("POST", "x", names...) }
 	require.Equal(t, "map[X-A:[evil] X-B:[evil]]", post("X-A", "X-B"))
+	for _, method := range []string{"POST", "GET", "DELETE"} {
+		require.Equal(t, "map[X-A:[evil]]", send(method, "", "X-A"), method+" of an empty body")
+	}
 	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Port", "Forwarded", "Cookie", "Set-Cookie", "Traceparent"} {
 		require.Equal(t, "map[X-A:[evil]]", post("X-A", name))
 	}

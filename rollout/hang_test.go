@@ -152,6 +152,9 @@ func (h *hanger) command(kind rollout.CommandKind) {
 	if kind == rollout.CommandSubmit {
 		p := plan([]string{"v2", "v3"}[h.dice.IntN(2)], rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute), rollout.Pause()))
 		p.Drain, p.ProgressDeadline = -1, time.Duration(20+h.dice.IntN(100))*time.Second
+		if h.dice.IntN(2) == 0 {
+			p.ProgressDeadline = -1 // what gets stuck stays so
+		}
 		c.Plan = &p
 	}
 	next, err := h.config.Control(h.state, c, h.now)
@@ -207,15 +210,29 @@ func TestCallsThatHang(t *testing.T) {
 				break
 			}
 		}
-		wanted := map[string]bool{h.state.Stable.ID: true}
-		if !h.state.Phase.Ended() && h.state.Phase != rollout.RollingBack {
-			wanted[h.state.Plan.Version] = true
-		}
-		for _, v := range []string{"v1", "v2", "v3"} {
-			if h.wrong == "" && h.running[v] != wanted[v] {
-				h.wrong = fmt.Sprintf("%s runs: %v; wanted: %v", v, h.running[v], wanted[v])
+		check := func(when string) {
+			wanted := map[string]bool{h.state.Stable.ID: true}
+			if !h.state.Phase.Ended() && h.state.Phase != rollout.RollingBack {
+				wanted[h.state.Plan.Version] = true
+			}
+			for _, v := range []string{"v1", "v2", "v3"} {
+				if h.wrong == "" && h.running[v] != wanted[v] {
+					h.wrong = fmt.Sprintf("%s runs: %v; wanted: %v, %s", v, h.running[v], wanted[v], when)
+				}
 			}
 		}
+		check("in the end")
+		// The process ends, and all versions with it.
+		h.logf("another process")
+		h.state = h.state.TakeOver("another", h.now)
+		h.calls, h.left, h.inbox = map[string]*hangingCall{}, nil, rollout.Observation{}
+		clear(h.running)
+		for range 60 {
+			if h.wrong == "" {
+				h.look(0)
+			}
+		}
+		check("after a restart")
 		if h.wrong != "" {
 			t.Fatalf("seed %d: %s\n%s", seed, h.wrong, strings.Join(h.log[max(0, len(h.log)-80):], "\n"))
 		}

@@ -53,7 +53,9 @@ func (m *machine) observe(o Outcome) {
 	switch a.Kind {
 	case ActStart:
 		if !o.Hung && v.starts > 0 {
-			v.starts--
+			if v.starts--; o.Err != "" {
+				v.void = min(v.void, v.starts)
+			}
 			l.versions[a.Version] = v
 		}
 		switch r := s.retired(a.Version); {
@@ -65,13 +67,13 @@ func (m *machine) observe(o Outcome) {
 		case o.Err == "" && r != nil && !r.Stopped:
 			m.retire(m.versionOf(a.Version)) // an earlier attempt is being stopped
 			return
-		case v.void > 0 && !o.Hung:
-			// Whichever of those under way it was: when more of them have returned
+		case o.Err == "" && v.void > 0:
+			// Whichever of those under way it was: when more of them have succeeded
 			// than do not count, one has that does.
 			v.void--
 		case o.Err == "":
 			v.started = true
-		case o.Permanent && m.isNew(a.Version):
+		case o.Permanent && !o.Late && !v.started && m.isNew(a.Version):
 			m.rollBack("it cannot be started: " + o.Err)
 			return
 		}
@@ -107,7 +109,7 @@ func (m *machine) observe(o Outcome) {
 			case r.Void > 0:
 				r.Void-- // as with starts
 			case r.Stopped:
-			case v.starts > 0:
+			case v.starts > 0 && !s.wants(id):
 				r.Stopped = true
 				m.event(Stopped, id, "a call to start it has not returned: then it is stopped once more")
 			default:

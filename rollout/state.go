@@ -304,6 +304,8 @@ func (s State) TakeOver(owner string, now time.Time) State {
 	if m.s.Phase == "" {
 		m.s.Phase, m.s.Since = Idle, m.now
 	}
+	// What has stopped, and is wanted again, is not to be stopped once more.
+	m.s.Retired = slices.DeleteFunc(m.s.Retired, func(r Retirement) bool { return r.Stopped && m.s.wants(r.Version.ID) })
 	for i := range m.s.Retired {
 		m.s.Retired[i].Void, m.s.Retired[i].Stopped = 0, false
 	}

@@ -906,3 +906,77 @@ func TestCommandsForOneThatWaits(t *testing.T) {
 	s.run()
 	require.Equal(t, "v3", s.state.Stable.ID)
 }
+
+// begin takes note that a call has begun.
+func (s *stepper) begin(a rollout.Action) rollout.Action {
+	s.state, s.wanted = s.config.Step(s.state, rollout.Observation{Begun: []rollout.Action{a}}, s.now)
+	return a
+}
+
+// startHangs returns a stepper of which v2 was submitted, and aborted while a call to
+// start it hung, and the calls that it wants to make to start and to stop v2.
+func startHangs(t *testing.T) (s *stepper, start, stop rollout.Action) {
+	t.Helper()
+	s = newServing(t)
+	s.submit("v2", rollout.Canary(rollout.SetWeight(10), rollout.Bake(time.Minute)))
+	s.look(0)
+	start = rollout.Action{Kind: rollout.ActStart, Version: "v2"}
+	require.Contains(t, s.wanted, start)
+	s.begin(start)
+	s.look(0, rollout.Outcome{Action: start, Hung: true, Err: "it hangs"})
+	s.command(rollout.Command{Kind: rollout.CommandAbort})
+	s.look(0)
+	stop = s.wanted[slices.IndexFunc(s.wanted, func(a rollout.Action) bool { return a.Kind == rollout.ActStop })]
+	return s, start, s.begin(stop)
+}
+
+// A version that is given up, tried again, and only then has stopped, is wanted: after
+// a restart it is started, not stopped.
+func TestStoppedWhenItIsWantedAgain(t *testing.T) {
+	s, start, stop := startHangs(t)
+	for s.state.Phase == rollout.RollingBack {
+		s.look(time.Second)
+	}
+	require.Equal(t, rollout.RolledBack, s.state.Phase)
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	s.look(0)
+	require.NotContains(t, s.wanted, start, "it is being stopped")
+	s.look(0, rollout.Outcome{Action: stop})
+	require.Empty(t, s.state.Retired)
+	for s.state.Phase != rollout.Succeeded {
+		for _, a := range s.wanted {
+			s.look(time.Second, rollout.Outcome{Action: s.begin(a), Readiness: rollout.Readiness{Ready: true}})
+		}
+		s.look(time.Second)
+	}
+	s.state = s.state.TakeOver("another", s.now)
+	s.look(time.Second)
+	require.Contains(t, s.wanted, start)
+
+	// A state that was stored before this was so.
+	s.state.Retired = []rollout.Retirement{{Version: rollout.Version{ID: "v2"}, Stopped: true}}
+	s.state = s.state.TakeOver("a third", s.now)
+	s.look(time.Second)
+	require.Contains(t, s.wanted, start)
+}
+
+// A call of an earlier attempt that returns late does not count for the next one, also
+// if one of that has failed meanwhile.
+func TestStartOfAnEarlierAttempt(t *testing.T) {
+	s, start, stop := startHangs(t)
+	s.look(0, rollout.Outcome{Action: stop})
+	for s.state.Phase != rollout.RolledBack {
+		s.look(0)
+	}
+	s.command(rollout.Command{Kind: rollout.CommandRetry})
+	s.look(0)
+	require.Contains(t, s.wanted, start)
+	s.look(0, rollout.Outcome{Action: s.begin(start), Err: "no memory"})
+	s.look(0, rollout.Outcome{Action: start, Late: true}) // its effect was before the stop
+	s.look(2 * time.Second)
+	require.Contains(t, s.wanted, start)
+	s.look(0, rollout.Outcome{Action: s.begin(start)})
+	require.NotContains(t, s.wanted, start)
+	s.look(0, rollout.Outcome{Action: start, Late: true, Err: "no such file", Permanent: true})
+	require.Equal(t, rollout.Advancing, s.state.Phase, s.state.Reason)
+}
