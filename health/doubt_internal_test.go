@@ -267,6 +267,16 @@ func (r *rig) play(d, late time.Duration, answers func(k *target) verdict, until
 	}
 }
 
+// failBelow lets the checks of targets fail whose number is less than n, as it is then.
+func failBelow(n *int) func(*target) verdict {
+	return func(k *target) verdict {
+		if i, _ := strconv.Atoi(k.id); i < *n {
+			return failed
+		}
+		return passed
+	}
+}
+
 // A prober that is held up again and again finds out all the same: a few failures are
 // forgiven, not all.
 func TestDoubtEnds(t *testing.T) {
@@ -299,12 +309,7 @@ func TestPanicLeavesNothing(t *testing.T) {
 	policy := Policy{Period: time.Second, Timeout: 500 * ms, SuccessThreshold: 1, FailureThreshold: 3, LivenessThreshold: 6}
 	r := newRig(t, Options{MaxUnready: 1}, 12, policy)
 	cutOff := 7
-	answers := func(k *target) verdict {
-		if n, _ := strconv.Atoi(k.id); n < cutOff {
-			return failed
-		}
-		return passed
-	}
+	answers := failBelow(&cutOff)
 	r.play(30*time.Second, 0, answers, func() bool { return false })
 	if !r.inPanic || r.out > 0 {
 		t.Fatalf("panic: %v, %d are out", r.inPanic, r.out)
@@ -336,12 +341,7 @@ func TestAttrition(t *testing.T) {
 	for _, opts := range []Options{{MaxUnready: 1}, {}} {
 		r := newRig(t, opts, 10, policy)
 		for gone := 1; gone <= 10; gone++ {
-			r.play(time.Minute, 0, func(k *target) verdict {
-				if n, _ := strconv.Atoi(k.id); n < gone {
-					return failed
-				}
-				return passed
-			}, func() bool { return false })
+			r.play(time.Minute, 0, failBelow(&gone), func() bool { return false })
 			want := gone
 			if opts.MaxUnready == 0 {
 				want = min(gone, 3) // the others are held by the cap, and by that alone
@@ -359,12 +359,7 @@ func TestPanicBesideThoseThatAreDown(t *testing.T) {
 	policy := Policy{Period: time.Second, Timeout: 500 * ms, SuccessThreshold: 1, FailureThreshold: 3}
 	r := newRig(t, Options{MaxUnready: 1}, 7, policy)
 	down := 3
-	answers := func(k *target) verdict {
-		if n, _ := strconv.Atoi(k.id); n < down {
-			return failed
-		}
-		return passed
-	}
+	answers := failBelow(&down)
 	r.play(time.Minute, 0, answers, func() bool { return false })
 	down = 7
 	r.play(time.Minute, 0, answers, func() bool { return false })

@@ -83,6 +83,29 @@ func BenchmarkStep(b *testing.B) {
 	}
 }
 
+// The same, where traffic is told by place.
+func BenchmarkStepByPlace(b *testing.B) {
+	for _, listeners := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("listeners=%d", listeners), func(b *testing.B) {
+			config, state, now := baking(b, listeners)
+			stats := rollout.Action{Kind: rollout.ActStats, Revision: state.Weights.Revision}
+			requests := uint64(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				requests += 10
+				now = now.Add(time.Second)
+				var t rollout.Traffic
+				for _, s := range state.Weights.Splits {
+					t.Places = append(t.Places, rollout.PlaceTraffic{Place: s.Place, Traffic: rollout.Traffic{Requests: requests}})
+				}
+				obs := rollout.Observation{Outcomes: []rollout.Outcome{{Action: stats, Traffic: map[string]rollout.Traffic{"v1": t, "v2": t}}}}
+				state, _ = config.Step(state, obs, now)
+			}
+			require.NotZero(b, state.Judgement.OldRequests)
+		})
+	}
+}
+
 // How large is what is stored, and what does it cost to make it?
 func BenchmarkStateJSON(b *testing.B) {
 	for _, listeners := range []int{1, 100} {

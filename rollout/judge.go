@@ -199,10 +199,9 @@ func (j Judgement) String() string { return j.Verdict.String() + ": " + j.Reason
 
 // Judge compares the traffic of the new version with that of the old one over
 // the same time, since the weights were last changed, at the places where both have
-// some if it is told by place. It depends on nothing else,
-// so it may be called at any time and as often as one likes: the chances that
-// the fields of [Analysis] speak of are for all calls together. It expects that
-// Validate returned nil.
+// some if it is told by place. It depends on nothing else, so it may be called at any
+// time and as often as one likes: the chances that the fields of [Analysis] speak of
+// are for all calls together. It expects that Validate returned nil.
 //
 // Pass and Fail are final where one acts on them. Where one does not, a version
 // that passed may fail later, and one that failed may pass.
